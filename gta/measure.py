@@ -1,0 +1,76 @@
+"""One pass of a model over a list of images: predictions and, if wanted, attention on the object."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from gta.attention import depth, grid_size, record_cls_logits
+from gta.batches import REGIONS
+from gta.errors import InputError
+from gta.metrics import attention_map, on_object, per_image
+from gta.models import Card, normalise
+from gta.precision import autocast
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module,
+    card: Card,
+    loader: DataLoader[Any],
+    device: torch.device,
+    precision: Literal["fp32", "bf16", "auto"],
+) -> pd.DataFrame:
+    """A row an image, in the loader's order, with the columns of `metrics.per_image`."""
+    parts = []
+    for batch in loader:
+        with autocast(precision, device):
+            logits = model(normalise(batch["image"].to(device), card))
+        parts.append(pd.DataFrame(per_image(logits, batch["label"].to(device))))
+    return pd.concat(parts, ignore_index=True)
+
+
+@torch.no_grad()
+def look(
+    models: dict[str, nn.Module],
+    card: Card,
+    loader: DataLoader[Any],
+    device: torch.device,
+    precision: Literal["fp32", "bf16", "auto"],
+    layer: int,
+    heads: Literal["mean", "max"],
+) -> dict[str, pd.DataFrame]:
+    """For each model a row an image: predictions, and `<measure>_<region>` of `metrics.on_object`.
+
+    All models see the same views, which are read once. A model without a head gives predictions that mean
+    nothing; only its attention is of use. layer: block number, negative ones from the end.
+    """
+    blocks = depth(next(iter(models.values())))
+    if not -blocks <= layer < blocks:
+        raise InputError(f"evaluate.layer: expected a number from {-blocks} to {blocks - 1}, got {layer}")
+    parts: dict[str, list[pd.DataFrame]] = {name: [] for name in models}
+    with ExitStack() as contexts:
+        recorders = {
+            name: contexts.enter_context(record_cls_logits(model, [layer % blocks]))
+            for name, model in models.items()
+        }
+        for batch in tqdm(loader, "evaluate", unit="batch", disable=None, leave=False):
+            images, labels = normalise(batch["image"].to(device), card), batch["label"].to(device)
+            regions = {region: batch[region].to(device) for region in REGIONS}
+            for name, model in models.items():
+                with autocast(precision, device):
+                    logits = model(images)
+                row = recorders[name].stacked()[0]
+                attention = attention_map(row, int(model.num_prefix_tokens), heads, grid_size(model))  # type: ignore[arg-type]
+                columns = per_image(logits, labels)
+                for region, mask in regions.items():
+                    measures = on_object(attention, mask)
+                    columns |= {f"{measure}_{region}": values for measure, values in measures.items()}
+                parts[name].append(pd.DataFrame(columns))
+    return {name: pd.concat(rows, ignore_index=True) for name, rows in parts.items()}

@@ -1,0 +1,118 @@
+"""Builds the source and the models that start from it, and stores each as one safetensors file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+
+import timm
+import torch
+from jaxtyping import Float, UInt8
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from gta.atomic import atomic_file
+import gta.demo_vit  # noqa: F401 registers the demo's model with timm
+from gta.attention import check_readable
+from gta.errors import InputError
+
+@dataclass(frozen=True)
+class Card:
+    """What a weights file says of itself: enough to rebuild the model and to feed it."""
+
+    model: str
+    """timm's name."""
+    image_size: int
+    """Height and width in pixels."""
+    crop: float
+    """Side of the central square seen in evaluation, over the image's shorter side."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    num_classes: int
+    """Outputs of the head; 0 where there is none."""
+    origin: str
+    """Where the weights came from."""
+    licence: str
+    """Of the pretrained weights, as far as it is known."""
+
+
+def create(card: Card, drop_path: float = 0.0) -> nn.Module:
+    """A model with fresh weights that reads the [CLS] token.
+
+    Raises InputError where timm does not know the name, or the [CLS] row means nothing in this model.
+    """
+    model = create_timm(card.model, card.image_size, num_classes=card.num_classes, drop_path_rate=drop_path)
+    check_readable(model)
+    return model
+
+
+def create_timm(name: str, image_size: int, **options: object) -> nn.Module:
+    """timm's model `name` for square images, pooled by its [CLS] token; options as in timm.create_model.
+
+    Raises InputError where timm refuses: an unknown name (with close ones), an image size that its
+    patches do not divide, weights that do not fit, no network.
+    """
+    architecture = name.split(".")[0]
+    if not timm.is_model(architecture):
+        close = get_close_matches(architecture, timm.list_models(), 3)
+        raise InputError(f"source.model: {name!r} is not a model of timm; close: {', '.join(close) or 'none'}")
+    try:
+        model: nn.Module = timm.create_model(name, img_size=image_size, global_pool="token", **options)
+    except Exception as error:  # timm and the hub raise all kinds, for what is always the user's choice
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"source.model: timm cannot build {name!r} at {image_size} pixels: {reason}") from error
+    return model
+
+
+def start_from(source: Path, num_classes: int, drop_path: float) -> tuple[nn.Module, Card]:
+    """A model with the weights of the source file and a fresh head of `num_classes`, for training."""
+    state, card = read_weights(source)
+    card = replace(card, num_classes=num_classes)
+    model = create(card, drop_path)
+    body = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
+    problems = model.load_state_dict(body, strict=False)
+    missing = [name for name in problems.missing_keys if not name.startswith("head.")]
+    if missing or problems.unexpected_keys:
+        raise InputError(f"{source}: missing {missing}, unexpected {problems.unexpected_keys}")
+    return model, card
+
+
+def load(path: Path) -> tuple[nn.Module, Card]:
+    """The model of a weights file, with all its weights, in evaluation mode."""
+    state, card = read_weights(path)
+    model = create(card)
+    model.load_state_dict(state)
+    return model.eval(), card
+
+
+def write_weights(path: Path, state: dict[str, Tensor], card: Card) -> None:
+    """Writes tensors and card; the same weights give the same bytes."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    with atomic_file(path) as partial:
+        partial.write_bytes(save(tensors, {"card": json.dumps(asdict(card), sort_keys=True)}))
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], Card]:
+    """Tensors and card of a file that this project wrote. Raises InputError where it is not one."""
+    try:
+        with safe_open(path, "pt") as stored:
+            card = json.loads((stored.metadata() or {})["card"])
+            state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 not a dict
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read as safetensors: {error}") from None
+    except KeyError:
+        raise InputError(f"{path}: has no card; expected a file that the `source` stage wrote") from None
+    card["mean"], card["std"] = tuple(card["mean"]), tuple(card["std"])
+    return state, Card(**card)
+
+
+def normalise(
+    images: UInt8[Tensor, "batch 3 height width"], card: Card
+) -> Float[Tensor, "batch 3 height width"]:
+    """Bytes to float32 with the card's mean and standard deviation taken off."""
+    mean = torch.tensor(card.mean, device=images.device).view(3, 1, 1)
+    std = torch.tensor(card.std, device=images.device).view(3, 1, 1)
+    return (images.float() / 255 - mean) / std

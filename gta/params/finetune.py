@@ -1,0 +1,88 @@
+"""The `finetune` section: the training loop and GTA's options."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from gta.params.section import Section
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=0)]
+Numbers = Literal["all"] | Annotated[list[int], Field(min_length=1)]
+
+
+class Gta(Section):
+    """What GTA's penalty compares. The paper does not say; the defaults in params.yaml are our choice."""
+
+    layers: Numbers
+    """`all`, or block numbers from 0; negative ones count from the last block."""
+    heads: Numbers
+    """`all`, or head numbers from 0."""
+    columns: Literal["all", "patches"]
+    """`all` tokens of the [CLS] row, or its `patches` only, without [CLS] and registers."""
+    distance: Literal["logits", "centred", "kl"]
+    """`logits`: squared difference of the logits (the paper); `centred`: after each row's mean is taken
+    off; `kl`: Kullback-Leibler divergence of the softmax."""
+    reduction: Literal["mean", "sum"]
+    """Over layers, heads and columns; the batch is always averaged. A weight means the same for models of
+    all sizes only with `mean`."""
+
+
+class Finetune(Section):
+    """One training loop for every method."""
+
+    epochs: Annotated[int, Field(ge=1, le=10_000)]
+    """Passes over the training images."""
+    min_steps: Count
+    """Small fractions go on for more epochs until they have made this many steps; 0: never."""
+    batch_size: Annotated[int, Field(ge=1)]
+    """Images a step; the last batch of an epoch may be smaller."""
+    optimizer: Literal["adamw", "sgd"]
+    """AdamW, or SGD with Nesterov momentum."""
+    lr: Positive
+    """Highest learning rate of the backbone's last block."""
+    momentum: Share
+    """SGD's momentum, or AdamW's first beta."""
+    weight_decay: NotNegative
+    """Weight decay of matrices; biases, norms, positions and the [CLS] token have none."""
+    head_lr_scale: Positive
+    """The head's learning rate over the backbone's."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)]
+    """Each block's learning rate over that of the block above it; 1: all alike."""
+    warmup: Share
+    """Share of all steps over which the learning rate rises linearly; then it falls along a cosine to 0."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    """Probability taken from the label and spread over all classes."""
+    clip_norm: Positive | None
+    """Largest norm of the gradient; null: no limit."""
+    drop_path: Annotated[float, Field(ge=0, lt=1)]
+    """Stochastic depth: rate at the last block, rising linearly from 0 at the first."""
+    precision: Literal["fp32", "bf16", "auto"]
+    """Autocast: `auto` takes bf16 where the processor computes it natively."""
+    crop_scale: Annotated[list[Share], Field(min_length=2, max_length=2)]
+    """RandomResizedCrop: smallest and largest share of the image's area."""
+    crop_ratio: Annotated[list[Positive], Field(min_length=2, max_length=2)]
+    """RandomResizedCrop: smallest and largest width over height."""
+    flip: Share
+    """Probability of a left-right flip."""
+    rand_augment: str | None
+    """timm's RandAugment, such as `rand-m9-mstd0.5-inc1`; null: none."""
+    validate_every: Count
+    """Epochs between validations that go into history.csv, the last epoch always included; 0: none."""
+    workers: Count
+    """Processes that read images; 0: the training process itself. No effect on results."""
+    checkpoint_seconds: NotNegative
+    """A checkpoint at the end of an epoch if the last one is at least this old. No effect on results."""
+    gta: Gta
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Finetune:
+        for key in ("crop_scale", "crop_ratio"):
+            low, high = getattr(self, key)
+            if not 0 < low <= high:
+                raise ValueError(f"{key}: expected 0 < smallest <= largest, got [{low}, {high}]")
+        return self

@@ -1,0 +1,33 @@
+"""The `source` section: the frozen pretrained model."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from gta.params.section import Section
+
+Colour = Annotated[list[float], Field(min_length=3, max_length=3)]
+
+
+class Source(Section):
+    """Where fine-tuning starts, and whose attention guides it."""
+
+    model: str
+    """A name of timm's, with its tag where the weights come from the hub, such as
+    `vit_small_patch16_224.dino`; or `demo_vit`, which the demo adds to timm."""
+    weights: str
+    """`hub`: the weights that timm names, from the Hugging Face hub or its local cache; else the path of
+    a file (.safetensors, .pth, .bin; loaded as weights only, never unpickled freely)."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
+    """Checksum that the file must have; null where it is not known, or for `hub`."""
+    image_size: Annotated[int, Field(ge=16, le=1024)]
+    """Height and width in pixels that the models see; a multiple of the patch size."""
+    crop: Annotated[float, Field(gt=0, le=1)]
+    """For validation and evaluation: side of the central square that is seen over the image's shorter
+    side. 0.875 is the usual 256 -> 224."""
+    mean: Colour | None
+    """Mean of the three colour channels in [0, 1] for normalisation; null: the model's own."""
+    std: Colour | None
+    """Their standard deviation; null: the model's own."""

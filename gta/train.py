@@ -1,0 +1,173 @@
+"""The training loop of every method: one seed of one cell, interruptible at any moment."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from gta.atomic import atomic_file
+from gta.batches import Epochs
+from gta.errors import InputError
+from gta.guidance import Guide
+from gta.methods import Method
+from gta.models import Card, normalise
+from gta.optim import build_optimizer, lr_at, set_lr
+from gta.precision import autocast
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+    from gta.params.finetune import Finetune
+
+log = logging.getLogger(__name__)
+
+CHECK_EVERY = 20  # steps between looks at the losses: each look waits for the GPU
+
+
+@dataclass
+class Run:
+    """One seed of one cell, ready to train; everything lies on `device`."""
+
+    model: nn.Module
+    card: Card
+    source: nn.Module
+    method: Method
+    settings: Finetune
+    seed: int
+    device: torch.device
+    loader: DataLoader[Any]
+    sampler: Epochs
+    validate: Callable[[nn.Module], dict[str, float]] | None
+    """Measures the model on the validation images; None where there are none."""
+
+    @property
+    def epochs(self) -> int:
+        """`epochs`, or as many more as make `min_steps`."""
+        return max(self.settings.epochs, -(-self.settings.min_steps // len(self.loader)))
+
+
+def train(run: Run, checkpoint: Path) -> pd.DataFrame:
+    """Trains `run.model` in place and returns its history, a row an epoch.
+
+    An epoch's randomness is a function of (seed, epoch) alone, so that a run which was killed and goes on
+    from `checkpoint` ends with the same bits as one that was not.
+    Raises InputError where a loss is not finite, with epoch, step and components.
+    """
+    optimizer = build_optimizer(run.model, run.settings)
+    history = _resume(run, optimizer, checkpoint)
+    saved = time.monotonic()
+    with ExitStack() as contexts:
+        guide = None
+        if run.method.weights.get("gta", 0) > 0:
+            guide = contexts.enter_context(Guide(run.source, run.model, **run.settings.gta.model_dump()))
+        for epoch in range(len(history), run.epochs):
+            row = _train_epoch(run, epoch, optimizer, guide)
+            row |= _validate(run, epoch)
+            history.append({"seed": run.seed, "epoch": epoch + 1, **row})
+            log.info(" ".join(f"{key} {_short(value)}" for key, value in history[-1].items()))
+            if epoch + 1 == run.epochs or time.monotonic() - saved >= run.settings.checkpoint_seconds:
+                _save(run, optimizer, history, checkpoint)
+                saved = time.monotonic()
+    return pd.DataFrame(history)
+
+
+def _train_epoch(
+    run: Run, epoch: int, optimizer: torch.optim.Optimizer, guide: Guide | None
+) -> dict[str, float]:
+    """One pass over the training images; the means over images of loss, its components and accuracy."""
+    run.model.train()
+    run.sampler.epoch = epoch
+    torch.manual_seed(_mix(run.seed, epoch))
+    steps = run.epochs * len(run.loader)
+    pending: list[Tensor] = []
+    seen: list[list[float]] = []
+    names = ["cross_entropy", *(["gta"] if guide else []), "loss", "train_top1"]
+    title = f"{run.method.name} seed {run.seed} epoch {epoch + 1}/{run.epochs}"
+    bar = tqdm(run.loader, title, unit="step", disable=None, leave=False)
+    images_seen, started = 0, time.monotonic()
+    for number, (images, labels) in enumerate(bar):
+        step = epoch * len(run.loader) + number
+        images, labels = images.to(run.device, non_blocking=True), labels.to(run.device, non_blocking=True)
+        set_lr(optimizer, run.settings.lr * lr_at(step, steps, run.settings.warmup))
+        with autocast(run.settings.precision, run.device):
+            logits = run.model(normalise(images, run.card)).float()
+        parts = [F.cross_entropy(logits, labels, label_smoothing=run.settings.label_smoothing)]
+        loss = parts[0]
+        if guide:
+            parts.append(guide.penalty())
+            loss = loss + run.method.weights["gta"] * parts[1]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if run.settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(run.model.parameters(), run.settings.clip_norm, error_if_nonfinite=False)
+        optimizer.step()
+        right = (logits.argmax(1) == labels).float().mean()
+        pending.append(torch.stack([*parts, loss, right, torch.tensor(float(len(labels)))]).detach())
+        images_seen += len(labels)
+        if len(pending) == CHECK_EVERY or number + 1 == len(run.loader):
+            seen += _checked(torch.stack(pending).tolist(), names, epoch, number + 2 - len(pending))
+            pending.clear()
+            rate = images_seen / (time.monotonic() - started)
+            bar.set_postfix({name: _short(value) for name, value in zip(names, seen[-1], strict=False)}
+                            | {"images/s": f"{rate:.0f}"})
+    total = sum(row[-1] for row in seen)
+    means = {name: sum(row[i] * row[-1] for row in seen) / total for i, name in enumerate(names)}
+    return {"lr": optimizer.param_groups[0]["lr"] / optimizer.param_groups[0]["lr_scale"], **means}
+
+
+def _checked(rows: list[list[float]], names: list[str], epoch: int, first: int) -> list[list[float]]:
+    for step, row in enumerate(rows, first):
+        if not all(abs(value) < float("inf") for value in row):
+            parts = ", ".join(f"{name} {value:g}" for name, value in zip(names[:-1], row, strict=False))
+            raise InputError(
+                f"training stopped: the loss is not finite at epoch {epoch + 1}, step {step} of the epoch: "
+                f"{parts}; lower finetune.lr or the method's weight, or set finetune.clip_norm"
+            )
+    return rows
+
+
+def _validate(run: Run, epoch: int) -> dict[str, float]:
+    every = run.settings.validate_every
+    if run.validate is None or every == 0:
+        return {}
+    if (epoch + 1) % every and epoch + 1 < run.epochs:
+        return {"val_top1": float("nan"), "val_nll": float("nan")}
+    measured = run.validate(run.model.eval())
+    return {"val_top1": measured["top1"], "val_nll": measured["nll"]}
+
+
+def _save(run: Run, optimizer: torch.optim.Optimizer, history: list[dict[str, Any]], path: Path) -> None:
+    state = {"model": run.model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
+    with atomic_file(path) as partial:
+        torch.save(state, partial)
+
+
+def _resume(run: Run, optimizer: torch.optim.Optimizer, path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    state = torch.load(path, map_location=run.device, weights_only=True)
+    run.model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    history: list[dict[str, Any]] = state["history"]
+    log.info(f"seed {run.seed}: goes on after epoch {len(history)} of {run.epochs}")
+    return history
+
+
+def _mix(seed: int, epoch: int) -> int:
+    """One seed of torch's generators out of two numbers."""
+    return (seed * 1_000_003 + epoch) % 2**63
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,153 @@
+"""Stage `finetune`: trains every seed of one cell (data set x fraction x method)."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from gta import models
+from gta.atomic import atomic_file, atomic_folder
+from gta.batches import CentreImages, TrainImages, centre_loader, train_loader
+from gta.cell import fingerprint, keep_only, link
+from gta.datasets.index import read_index
+from gta.errors import InputError, run
+from gta.measure import predict
+from gta.methods import Method, parse_method
+from gta.metrics import accuracy_measures
+from gta.params.finetune import Finetune
+from gta.params.grid import Grid
+from gta.params.section import load
+from gta.precision import make_deterministic, pick_device
+from gta.train import Run, train
+from gta.views import Crop
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What all seeds of the cell share."""
+
+    settings: Finetune
+    method: Method
+    data: Path
+    train: pd.DataFrame
+    val: pd.DataFrame
+    source: Path
+    device: torch.device
+
+    def key(self, seed: int) -> str:
+        """Names the state of a seed by everything that its weights depend on."""
+        unrelated = {"workers", "checkpoint_seconds"} | ({"gta"} - set(self.method.weights))
+        parts = {
+            "settings": self.settings.model_dump(exclude=unrelated),
+            "weights": self.method.weights,
+            "seed": seed,
+            "device": self.device.type,
+            "lists": [rows[["image", "label"]].to_csv(index=False) for rows in (self.train, self.val)],
+        }
+        images = [self.data / name for name in [*self.train["image"], *self.val["image"]]]
+        return f"seed{seed}-{fingerprint(parts, [self.source, *images])}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--method", required=True, help="as in grid.methods")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data set's images")
+    parser.add_argument("--train", type=Path, required=True, help="list of training images")
+    parser.add_argument("--val", type=Path, required=True, help="list of validation images")
+    parser.add_argument("--source", type=Path, required=True, help="weights of the frozen source")
+    parser.add_argument("--state", type=Path, required=True, help="folder for what outlives a killed process")
+    parser.add_argument("--output", type=Path, required=True, help="folder for seed<n>.safetensors, history.csv")
+    arguments = parser.parse_args()
+    settings, grid = load(Finetune, "finetune"), load(Grid, "grid")
+    make_deterministic()
+    cell = Cell(
+        settings,
+        parse_method(arguments.method),
+        arguments.data,
+        read_index(arguments.train),
+        read_index(arguments.val),
+        arguments.source,
+        pick_device(),
+    )
+    if settings.batch_size > len(cell.train):
+        raise InputError(
+            f"finetune.batch_size: expected at most the {len(cell.train)} images of {arguments.train}, "
+            f"got {settings.batch_size}"
+        )
+    states = {seed: arguments.state / cell.key(seed) for seed in grid.seeds}
+    for seed, state in states.items():
+        if (state / "history.csv").exists():
+            log.info(f"seed {seed}: already trained, taken from {state}")
+        else:
+            train_seed(cell, seed, state)
+    with atomic_folder(arguments.output) as folder:
+        for seed, state in states.items():
+            link(state / "weights.safetensors", folder / f"seed{seed}.safetensors")
+        history = pd.concat(pd.read_csv(state / "history.csv", dtype=str) for state in states.values())
+        history.to_csv(folder / "history.csv", index=False, lineterminator="\n")
+    keep_only(arguments.state, [state.name for state in states.values()])
+
+
+def train_seed(cell: Cell, seed: int, state: Path) -> None:
+    """Trains one seed; leaves weights.safetensors and history.csv, the latter last, in `state`."""
+    settings = cell.settings
+    num_classes = int(cell.train["label"].max()) + 1
+    source, card = models.load(cell.source)
+    torch.manual_seed(seed)
+    model, card = models.start_from(cell.source, num_classes, settings.drop_path)
+    views = TrainImages(cell.data, cell.train, card.image_size, crop(settings), seed)
+    loader, sampler = train_loader(views, settings.batch_size, settings.workers)
+    centre = CentreImages(cell.data, cell.val, card.image_size, card.crop, with_objects=False)
+    val_loader = centre_loader(centre, settings.batch_size, settings.workers)
+
+    def validate(trained: torch.nn.Module) -> dict[str, float]:
+        images = predict(trained, card, val_loader, cell.device, settings.precision)
+        return accuracy_measures(images, bins=1)
+
+    trainee = Run(
+        model=model.to(cell.device),
+        card=card,
+        source=source.to(cell.device),
+        method=cell.method,
+        settings=settings,
+        seed=seed,
+        device=cell.device,
+        loader=loader,
+        sampler=sampler,
+        validate=validate if len(cell.val) else None,
+    )
+    checkpoint = state / "checkpoint.pt"
+    history = train(trainee, checkpoint)
+    models.write_weights(state / "weights.safetensors", model.state_dict(), card)
+    with atomic_file(state / "history.csv") as partial:
+        history.to_csv(partial, index=False, lineterminator="\n")
+    checkpoint.unlink()
+
+
+def crop(settings: Finetune) -> Crop:
+    """The random views of the section; timm is imported only for its RandAugment."""
+    augment: Any = None
+    if settings.rand_augment is not None:
+        from timm.data.auto_augment import rand_augment_transform
+
+        try:
+            augment = rand_augment_transform(settings.rand_augment, {})
+        except (AssertionError, ValueError, KeyError) as error:
+            raise InputError(
+                f"finetune.rand_augment: expected a policy of timm's such as 'rand-m9-mstd0.5-inc1', "
+                f"got {settings.rand_augment!r}: {error or 'not understood'}"
+            ) from None
+    low, high = settings.crop_scale
+    return Crop((low, high), (settings.crop_ratio[0], settings.crop_ratio[1]), settings.flip, augment)
+
+
+if __name__ == "__main__":
+    run(main)

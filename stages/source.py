@@ -1,0 +1,24 @@
+"""Stage `source`: the frozen pretrained model as one safetensors file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from gta.errors import run
+from gta.models import write_weights
+from gta.params.section import load
+from gta.params.source import Source
+from gta.source import convert
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, required=True, help="the source's weights and card")
+    arguments = parser.parse_args()
+    state, card = convert(load(Source, "source"))
+    write_weights(arguments.output, state, card)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,21 @@
+"""Fixtures; and the shapes in the signatures of the maths are checked while the tests run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+sys.path.insert(0, str(Path(__file__).parent))  # importgraph and other helpers of the tests
+for module in ("gta.guidance", "gta.metrics", "gta.models"):
+    install_import_hook(module, "beartype.beartype")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT

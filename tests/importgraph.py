@@ -1,0 +1,36 @@
+"""Which files of this project a script imports, read from the source text."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def imported_files(script: Path) -> set[str]:
+    """Paths, relative to the repository, of the gta modules that `script` imports at any depth.
+
+    Imports for type checking alone do not count: they change nothing that runs. Nor do the packages'
+    __init__ files, which hold a docstring and nothing else (a test sees to that).
+    """
+    found: set[str] = set()
+    todo = [script]
+    while todo:
+        for module in _modules(ast.parse(todo.pop().read_text())):
+            path = ROOT / (module.replace(".", "/") + ".py")
+            name = path.relative_to(ROOT).as_posix()
+            if path.exists() and name not in found:
+                found.add(name)
+                todo.append(path)
+    return found
+
+
+def _modules(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+        return []
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.module:
+        return [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return [name for child in ast.iter_child_nodes(node) for name in _modules(child)]
