@@ -41,7 +41,14 @@ def record(
         raise InputError(f"{image}: expected a box with x0 < x1 and y0 < y1, got {box}")
     corners = dict(zip(("x0", "y0", "x1", "y1"), box or (math.nan,) * 4, strict=True))
     mask = "" if mask_file is None else f"masks/{path.with_suffix('.png')}"
-    return {"image": f"images/{path}", "label": label, "class": name, "split": split, **corners, "mask": mask} | {
+    return {
+        "image": f"images/{path}",
+        "label": label,
+        "class": name,
+        "split": split,
+        **corners,
+        "mask": mask,
+    } | {
         "image_file": image_file,
         "mask_file": mask_file,
     }

@@ -33,10 +33,13 @@ def read(root: Path) -> pd.DataFrame:
                 x0, y0, x1, y1 = (float(car[f"bbox_{key}"]) for key in ("x1", "y1", "x2", "y2"))
                 label, file = int(car["class"]) - 1, str(car["fname"])
             except (ValueError, TypeError, IndexError) as error:
-                raise InputError(f"{name}: annotation {number}: expected box, class, fname: {error}") from None
+                raise InputError(
+                    f"{name}: annotation {number}: expected box, class, fname: {error}"
+                ) from None
             if not 0 <= label < len(names):
                 raise InputError(
-                    f"{name}: annotation {number}: expected a class of {meta}, 1 .. {len(names)}, got {label + 1}"
+                    f"{name}: annotation {number}: expected a class from 1 to {len(names)}, as in {meta}, "
+                    f"got {label + 1}"
                 )
             path = f"cars_{split}/{file}"
             rows.append(record(path, label, names[label], split, root / path, (x0 - 1, y0 - 1, x1, y1)))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
 
 from gta.datasets.annotations import record
 from gta.errors import InputError
@@ -16,6 +17,9 @@ from gta.params.download import Folder
 from gta.splits import share
 
 logger = logging.getLogger(__name__)
+
+
+IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
 def read(entry: Folder) -> pd.DataFrame:
@@ -35,34 +39,39 @@ def read(entry: Folder) -> pd.DataFrame:
         if unknown:
             raise InputError(f"{entry.test}: class {unknown[0]!r} is not among those of {entry.path}")
         parts = {"train": train, "test": test}
-        listed = [(split, path, split / path, file) for split, part in parts.items() for path, file in part.items()]
+        listed = [
+            (split, path, split / path, file) for split, part in parts.items() for path, file in part.items()
+        ]
     masks = _masks(entry, [path for _, path, _, _ in listed])
-    rows = [
-        record(target.as_posix(), labels[path.parts[0]], path.parts[0], split, file, None, masks.get(path))
-        for split, path, target, file in listed
-    ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        record(target.as_posix(), labels[path.parts[0]], path.parts[0], split, file, None, mask)
+        for (split, path, target, file), mask in zip(listed, masks, strict=True)
+    )
 
 
 def code_mask(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Anything but zero is the object."""
-    return (mask != 0).astype(np.uint8)
+    return (mask > 0).astype(np.uint8)
 
 
 def _images(root: Path) -> dict[Path, Path]:
-    """<class>/<name> -> file, in alphabetic order; what Pillow has no reader for is counted and logged."""
+    """<class>/<name> -> file, in alphabetic order; other files are counted and logged."""
     if not root.is_dir():
         raise InputError(f"{root}: expected a folder with a folder of images for each class, found none")
-    known = set(Image.registered_extensions())
-    files = [path for path in sorted(root.rglob("*")) if path.is_file()]
+    files = {path.relative_to(root): path for path in sorted(root.rglob("*")) if path.is_file()}
     images = {
-        path.relative_to(root): path
-        for path in files
-        if path.suffix.lower() in known and path.parent != root and not path.name.startswith(".")
+        path: file
+        for path, file in files.items()
+        if file.suffix.lower() in IMAGES
+        and len(path.parts) > 1
+        and not re.search(r"(^|/)\.", path.as_posix())
     }
-    empty = {path.name for path in root.iterdir() if path.is_dir()} - {path.parts[0] for path in images}
+    folders = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    empty = sorted(folders - {path.parts[0] for path in images})
     if empty or not images:
-        raise InputError(f"{root / min(empty, default='')}: expected images, found none")
+        raise InputError(
+            f"{Path(root, *empty[:1])}: expected images ({', '.join(sorted(IMAGES))}), found none"
+        )
     if len(files) > len(images):
         logger.warning("%s: %d files are no images of a class; left out", root, len(files) - len(images))
     return images
@@ -84,13 +93,17 @@ def _held_out(train: dict[Path, Path], entry: Folder) -> set[Path]:
     return chosen
 
 
-def _masks(entry: Folder, paths: list[Path]) -> dict[Path, Path]:
+def _masks(entry: Folder, paths: list[Path]) -> list[Path | None]:
+    """The mask of each image, None where there is none."""
     if entry.masks is None:
-        return {}
+        return [None] * len(paths)
     root = Path(entry.masks).expanduser()
     if not root.is_dir():
         raise InputError(f"{root}: expected a folder of masks, found none")
-    files = {path: root / path.with_suffix(".png") for path in paths}
-    found = {path: file for path, file in files.items() if file.is_file()}
-    ...
-    return found
+    files = [root / path.with_suffix(".png") for path in paths]
+    masks = [file if file.is_file() else None for file in files]
+    for mask, uses in Counter(filter(None, masks)).items():
+        if uses > 1:
+            raise InputError(f"{mask}: expected one image of this name in its class, found {uses}")
+    logger.info("%s: %d of %d images have a mask", root, len(masks) - masks.count(None), len(masks))
+    return masks

@@ -1,0 +1,142 @@
+"""Builds one data set's folder: fetches, extracts, reads, checks the counts, and moves it in place whole."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from gta.archives import extract
+from gta.atomic import atomic_folder
+from gta.datasets import aircraft, cars, cub, digits, dogs, folder, hub, pets
+from gta.datasets.index import write_index
+from gta.errors import InputError
+from gta.fetch import fetch
+from gta.params.digits import Digits
+from gta.params.download import Archives, Counts, Entry, Folder, Hub
+
+logger = logging.getLogger(__name__)
+
+LAYOUTS: dict[str, Callable[[Path], pd.DataFrame]] = {
+    "cub": cub.read,
+    "cars": cars.read,
+    "aircraft": aircraft.read,
+    "dogs": dogs.read,
+    "pets": pets.read,
+}
+"""Reads the extracted archives, by `reader`."""
+
+MaskCode = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+
+MASK_CODES: dict[str, MaskCode] = {
+    "cub": cub.code_mask,
+    "pets": pets.code_mask,
+    "folder": folder.code_mask,
+}
+"""Turns stored masks into the index's coding, by `reader`; the others have no masks to turn."""
+
+
+def build(name: str, entry: Entry, downloads: Path, output: Path) -> None:
+    """Makes the folder `output`: images/, masks/ (empty where there are none) and index.csv.
+
+    name: the data set's; downloads: folder that keeps fetched archives, under `<name>/`. If anything
+    fails, `output` is left as it was.
+
+    Raises InputError where the data cannot be had, are damaged, or are not what `entry` expects.
+    """
+    try:
+        with atomic_folder(output) as partial:
+            (partial / "images").mkdir()
+            (partial / "masks").mkdir()
+            if isinstance(entry, Digits):
+                index = digits.build(entry, partial)
+            else:
+                with TemporaryDirectory(dir=partial) as root:
+                    index = _read(entry, downloads / name, Path(root))
+                    _check(name, entry, index)
+                    _place(index, entry, partial)
+            write_index(index, partial / "index.csv")
+    except OSError as error:  # a full disk, a folder that may not be written
+        raise InputError(f"{name}: {error}") from None
+    logger.info("%s: %d images in %s", name, len(index), output)
+
+
+def _read(entry: Archives | Hub | Folder, downloads: Path, root: Path) -> pd.DataFrame:
+    if isinstance(entry, Hub):
+        return hub.read(entry, root)
+    if isinstance(entry, Folder):
+        return folder.read(entry)
+    for archive in entry.archives:
+        mirrored = [f"{mirror.rstrip('/')}/{archive.name}" for mirror in entry.mirrors]
+        try:
+            path = fetch(archive.name, [*mirrored, *archive.urls], archive.checksum, downloads)
+        except InputError as error:
+            if not archive.optional:
+                raise
+            logger.warning("going on without it, it is optional: %s", error)
+        else:
+            extract(path, root)
+    return LAYOUTS[entry.reader](root)
+
+
+def _check(name: str, entry: Archives | Hub | Folder, index: pd.DataFrame) -> None:
+    """Raises InputError where counts differ, a path is listed twice, or labels and names do not pair up."""
+    twice = index["image"][index["image"].duplicated()]
+    if len(twice):
+        raise InputError(f"{name}: {twice.iloc[0]}: expected each image once, found it twice")
+    pairs = index[["label", "class"]].drop_duplicates()
+    if isinstance(entry, Counts):
+        expected = {"train": entry.train, "test": entry.test, "classes": entry.classes}
+        got = {split: int((index["split"] == split).sum()) for split in ("train", "test")}
+        got["classes"] = index["label"].nunique()
+        if got != expected:
+            counts = " and ".join(
+                ", ".join(f"{key} {count}" for key, count in side.items()) for side in (expected, got)
+            )
+            raise InputError(f"download.{name}: expected counts and those found differ: {counts}")
+    labels = sorted(pairs["label"])
+    if labels != list(range(len(labels))):
+        raise InputError(f"{name}: expected labels 0, 1, 2, ... with one class name each, got {labels[:5]}")
+
+
+def _place(index: pd.DataFrame, entry: Archives | Hub | Folder, output: Path) -> None:
+    """Moves the images into `output` (a user's own are copied), and writes the masks."""
+    bring = shutil.copyfile if isinstance(entry, Folder) else shutil.move
+    for row in tqdm(index.to_dict("records"), desc="images", unit=" images", disable=None):
+        source, target = row["image_file"], output / row["image"]
+        if not source.is_file() or source.stat().st_size == 0:
+            raise InputError(f"{row['image']}: listed in the annotations, but the file is missing or empty")
+        if row["mask"]:
+            _write_mask(row["mask_file"], source, output / row["mask"], MASK_CODES[entry.reader])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        bring(source, target)
+
+
+def _write_mask(mask_file: Path, image_file: Path, target: Path, code: MaskCode) -> None:
+    """Writes the mask as one 8-bit channel in the index's coding."""
+    try:
+        with Image.open(image_file) as image, Image.open(mask_file) as mask:
+            if mask.size != image.size:
+                raise InputError(
+                    f"{mask_file.name}: expected a mask as large as its image, {image.width} x {image.height} "
+                    f"pixels, got {mask.width} x {mask.height}"
+                )
+            # numbers of a palette are what was drawn; its colours are decoration
+            values = np.asarray(mask if mask.mode in ("L", "P") else mask.convert("L"))
+            coded = Image.fromarray(code(values))
+    except FileNotFoundError:
+        raise InputError(f"{mask_file.name}: expected this mask, found none") from None
+    except UnidentifiedImageError as error:
+        raise InputError(f"{mask_file.name}: expected a mask and its image, got no image: {error}") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"{mask_file.name}: {error}") from None
+    target.parent.mkdir(parents=True, exist_ok=True)
+    coded.save(target)
