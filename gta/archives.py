@@ -95,8 +95,8 @@ def _members(file: BinaryIO) -> Iterator[Member]:
 def _tar_members(file: IO[bytes] | gzip.GzipFile) -> Iterator[Member]:
     try:
         tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - closed below; only opening says "no archive"
-    except tarfile.ReadError:
-        raise _MemberError("not an archive (expected tar, tar.gz or zip)") from None
+    except tarfile.ReadError as error:
+        raise _MemberError(f"not an archive (tar, tar.gz, zip), or damaged at its start: {error}") from None
     with tar:
         for member in tar:
             if not (member.isfile() or member.isdir()):

@@ -41,10 +41,20 @@ def depth(model: nn.Module) -> int:
     return len(blocks)
 
 
-def grid_size(model: nn.Module) -> tuple[int, int]:
+def attention_of(model: nn.Module, block: int) -> Any:
+    """The attention module of a block."""
+    return model.get_submodule(f"blocks.{block}.attn")
+
+
+def grid_size(model: Any) -> tuple[int, int]:
     """Rows and columns of patches."""
-    rows, columns = model.patch_embed.grid_size  # type: ignore[union-attr, misc]
+    rows, columns = model.patch_embed.grid_size
     return int(rows), int(columns)
+
+
+def prefix_tokens(model: Any) -> int:
+    """Tokens before the patches: [CLS], distillation, registers."""
+    return int(model.num_prefix_tokens)
 
 
 def check_readable(model: nn.Module) -> None:
@@ -58,7 +68,7 @@ def check_readable(model: nn.Module) -> None:
     if getattr(model, "patch_drop", None) is not None and not isinstance(model.patch_drop, nn.Identity):
         raise InputError(f"{name}: patch dropout breaks the match of source and model tokens; set it to 0")
     for index in range(blocks):
-        attn = model.blocks[index].attn  # type: ignore[index, union-attr]
+        attn = attention_of(model, index)
         missing = [part for part in ("q_norm", "k_norm", "scale") if not hasattr(attn, part)]
         if missing or "Diff" in type(attn).__name__:
             what = f"lacks {', '.join(missing)}" if missing else "subtracts two attention maps"
@@ -77,7 +87,7 @@ def record_cls_logits(model: nn.Module, layers: Iterable[int]) -> Iterator[Logit
     recorder = LogitRecorder()
     handles = [model.register_forward_pre_hook(lambda *_: recorder.rows.clear())]
     for layer in layers:
-        handles += _hook_block(model.blocks[layer].attn, layer, recorder)  # type: ignore[index, union-attr, arg-type]
+        handles += _hook_block(attention_of(model, layer), layer, recorder)
     try:
         yield recorder
     finally:
@@ -85,13 +95,12 @@ def record_cls_logits(model: nn.Module, layers: Iterable[int]) -> Iterator[Logit
             handle.remove()
 
 
-def _hook_block(attn: nn.Module, layer: int, recorder: LogitRecorder) -> list[Any]:
+def _hook_block(attn: Any, layer: int, recorder: LogitRecorder) -> list[Any]:
     rope: list[Tensor | None] = [None]
     query: list[Tensor] = []
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        rotary = "rotate_half" in attn.__dict__ or hasattr(attn, "rotate_half")
-        rope[0] = kwargs.get("rope", args[1] if rotary and len(args) > 1 else None)
+        rope[0] = kwargs.get("rope", args[1] if hasattr(attn, "rotate_half") and len(args) > 1 else None)
 
     def after_query(_: nn.Module, __: Any, q: Tensor) -> None:
         query[:] = [q[:, :, :1]]
@@ -102,22 +111,22 @@ def _hook_block(attn: nn.Module, layer: int, recorder: LogitRecorder) -> list[An
 
     return [
         attn.register_forward_pre_hook(before, with_kwargs=True),
-        attn.q_norm.register_forward_hook(after_query),  # type: ignore[union-attr, operator]
-        attn.k_norm.register_forward_hook(after_key),  # type: ignore[union-attr, operator]
+        attn.q_norm.register_forward_hook(after_query),
+        attn.k_norm.register_forward_hook(after_key),
     ]
 
 
-def _row(attn: nn.Module, query: Tensor, k: Tensor, rope: Tensor | None) -> Tensor:
+def _row(attn: Any, query: Tensor, k: Tensor, rope: Tensor | None) -> Tensor:
     """query (B, heads, 1, d), k (B, kv heads, N, d) -> (B, heads, N)."""
     if rope is not None:
         from timm.layers import apply_rot_embed_cat  # here: models without rotary positions need no timm
 
-        prefix: int = attn.num_prefix_tokens  # type: ignore[assignment]
+        prefix: int = attn.num_prefix_tokens
         # The [CLS] query is a prefix token, which timm leaves unrotated.
         turned = apply_rot_embed_cat(k[:, :, prefix:], rope, half=bool(getattr(attn, "rotate_half", False)))
         k = torch.cat([k[:, :, :prefix], turned], dim=2).type_as(query)
     groups = query.shape[1] // k.shape[1]
     if groups > 1:
         k = k.repeat_interleave(groups, dim=1)
-    scaled: Tensor = query * attn.scale  # type: ignore[operator]
+    scaled: Tensor = query * attn.scale
     return (scaled @ k.transpose(-2, -1)).squeeze(2)

@@ -29,7 +29,7 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-class ConvStem(PatchEmbed):
+class ConvStem(PatchEmbed):  # type: ignore[misc]  # timm is Any to mypy
     """images (B, 3, H, W) -> patches (B, N, embed_dim), one of 6 x 6 pixels, each seeing 13 x 13."""
 
     def __init__(self, *args: Any, embed_dim: int, **options: Any) -> None:
@@ -46,7 +46,7 @@ class ConvStem(PatchEmbed):
         )
 
 
-@register_model
+@register_model  # type: ignore[untyped-decorator]  # likewise
 def demo_vit(pretrained: bool = False, **options: Any) -> VisionTransformer:
     """0.6 million weights; 8 x 8 patches at its own 48 pixels."""
     shape = {"img_size": 48, "patch_size": 6, "embed_dim": 96, "depth": 4, "num_heads": 3}

@@ -27,7 +27,6 @@ REDIRECTS = 5
 """Redirects that are followed; the known hosts need at most two."""
 PASSING = {408, 416, 425, 429, 500, 502, 503, 504}
 """HTTP statuses worth another try; 416 because the stale part that caused it is dropped."""
-CHUNK = 1 << 20
 
 
 class _SourceError(Exception):
@@ -145,7 +144,7 @@ def _append(response: httpx.Response, part: Path, offset: int, total: int | None
         part.open("ab" if offset else "wb") as file,
         tqdm(total=total, initial=offset, unit="B", unit_scale=True, desc=part.stem, disable=None) as bar,
     ):
-        for chunk in response.iter_raw(CHUNK):  # raises where the body ends before Content-Length
+        for chunk in response.iter_raw():  # as they come; raises where they end before Content-Length
             file.write(chunk)
             bar.update(len(chunk))
         os.fsync(file.fileno())

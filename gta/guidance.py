@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gta.attention import depth, grid_size, record_cls_logits
+from gta.attention import attention_of, depth, grid_size, prefix_tokens, record_cls_logits
 from gta.errors import InputError
 
 Distance = Literal["logits", "centred", "kl"]
@@ -46,10 +46,14 @@ def attention_penalty(
     averaged, so that the weight means the same at every batch size.
     """
     if logits.shape != source.shape:  # else they would be broadcast against each other
-        raise ValueError(f"expected logits of equal shape, got {tuple(logits.shape)} and {tuple(source.shape)}")
+        raise ValueError(
+            f"expected logits of equal shape, got {tuple(logits.shape)} and {tuple(source.shape)}"
+        )
     logits, source = logits.float(), source.detach().float()
     if distance == "kl":
-        divergence = F.kl_div(logits.log_softmax(-1), source.log_softmax(-1), reduction="none", log_target=True)
+        divergence = F.kl_div(
+            logits.log_softmax(-1), source.log_softmax(-1), reduction="none", log_target=True
+        )
         entries = divergence.sum(-1, keepdim=True)
     else:
         difference = logits - source
@@ -89,8 +93,8 @@ class Guide:
         self.source = source.requires_grad_(False).eval()
         self.model = model
         self.layers = _numbers("layer", layers, depth(model))
-        self.heads = _numbers("head", heads, model.blocks[0].attn.num_heads)  # type: ignore[index, union-attr, arg-type]
-        self.first_column = int(model.num_prefix_tokens) if columns == "patches" else 0  # type: ignore[arg-type]
+        self.heads = _numbers("head", heads, attention_of(model, 0).num_heads)
+        self.first_column = prefix_tokens(model) if columns == "patches" else 0
         self.distance, self.reduction = distance, reduction
         self._contexts = ExitStack()
 
@@ -130,21 +134,25 @@ def _numbers(what: str, wanted: Sequence[int] | Literal["all"], count: int) -> l
         return list(range(count))
     wrong = [number for number in wanted if not -count <= int(number) < count]
     if wrong or not wanted:
-        raise InputError(f"{what}s: expected numbers from {-count} to {count - 1} or 'all', got {list(wanted)}")
+        raise InputError(
+            f"{what}s: expected numbers from {-count} to {count - 1} or 'all', got {list(wanted)}"
+        )
     return sorted({int(number) % count for number in wanted})
 
 
 def _check_alike(source: nn.Module, model: nn.Module) -> None:
     def shape(network: nn.Module) -> dict[str, Any]:
-        heads = [block.attn.num_heads for block in network.blocks]  # type: ignore[union-attr]
+        blocks = depth(network)
         return {
-            "blocks": depth(network),
-            "heads": heads,
+            "blocks": blocks,
+            "heads": [attention_of(network, block).num_heads for block in range(blocks)],
             "patch grid": grid_size(network),
-            "prefix tokens": network.num_prefix_tokens,
+            "prefix tokens": prefix_tokens(network),
         }
 
     ours, theirs = shape(model), shape(source)
     for what, value in ours.items():
         if value != theirs[what]:
-            raise InputError(f"source and model differ in {what}: the source has {theirs[what]}, the model {value}")
+            raise InputError(
+                f"source and model differ in {what}: the source has {theirs[what]}, the model {value}"
+            )

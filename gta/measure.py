@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from gta.attention import depth, grid_size, record_cls_logits
+from gta.attention import depth, grid_size, prefix_tokens, record_cls_logits
 from gta.batches import REGIONS
 from gta.errors import InputError
 from gta.metrics import attention_map, on_object, per_image
@@ -67,7 +67,7 @@ def look(
                 with autocast(precision, device):
                     logits = model(images)
                 row = recorders[name].stacked()[0]
-                attention = attention_map(row, int(model.num_prefix_tokens), heads, grid_size(model))  # type: ignore[arg-type]
+                attention = attention_map(row, prefix_tokens(model), heads, grid_size(model))
                 columns = per_image(logits, labels)
                 for region, mask in regions.items():
                     measures = on_object(attention, mask)

@@ -37,7 +37,9 @@ def parse_method(name: str) -> Method:
         try:
             weights[kind] = float(number)
         except ValueError:
-            raise InputError(f"method {name!r}: expected a weight such as '{kind}-0.1', got {term!r}") from None
+            raise InputError(
+                f"method {name!r}: expected a weight such as '{kind}-0.1', got {term!r}"
+            ) from None
         if not (math.isfinite(weights[kind]) and weights[kind] >= 0):
             raise InputError(f"method {name!r}: expected a finite weight >= 0, got {number!r}")
     return Method(name, weights)

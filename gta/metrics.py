@@ -12,9 +12,7 @@ from torch import Tensor
 VOID = 255
 
 
-def per_image(
-    logits: Float[Tensor, "batch classes"], labels: Int[Tensor, "batch"]
-) -> dict[str, np.ndarray]:
+def per_image(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> dict[str, np.ndarray]:
     """Logits and labels -> arrays (B): label, predicted, confidence, nll, in_top5."""
     logits = logits.double()
     confidence, predicted = logits.softmax(1).max(1)
@@ -61,7 +59,7 @@ def attention_map(
     """
     attention = row.float().softmax(-1)[..., prefix:]
     merged = attention.mean(1) if heads == "mean" else attention.amax(1)
-    return (merged / merged.sum(-1, keepdim=True)).unflatten(-1, grid)
+    return (merged / merged.sum(-1, keepdim=True)).view(-1, *grid)
 
 
 def on_object(

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -14,10 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from gta.atomic import atomic_file
 import gta.demo_vit  # noqa: F401 registers the demo's model with timm
+from gta.atomic import atomic_file
 from gta.attention import check_readable
 from gta.errors import InputError
+
 
 @dataclass(frozen=True)
 class Card:
@@ -49,7 +51,7 @@ def create(card: Card, drop_path: float = 0.0) -> nn.Module:
     return model
 
 
-def create_timm(name: str, image_size: int, **options: object) -> nn.Module:
+def create_timm(name: str, image_size: int, **options: Any) -> nn.Module:
     """timm's model `name` for square images, pooled by its [CLS] token; options as in timm.create_model.
 
     Raises InputError where timm refuses: an unknown name (with close ones), an image size that its
@@ -58,12 +60,16 @@ def create_timm(name: str, image_size: int, **options: object) -> nn.Module:
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
         close = get_close_matches(architecture, timm.list_models(), 3)
-        raise InputError(f"source.model: {name!r} is not a model of timm; close: {', '.join(close) or 'none'}")
+        raise InputError(
+            f"source.model: {name!r} is not a model of timm; close: {', '.join(close) or 'none'}"
+        )
     try:
         model: nn.Module = timm.create_model(name, img_size=image_size, global_pool="token", **options)
     except Exception as error:  # timm and the hub raise all kinds, for what is always the user's choice
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"source.model: timm cannot build {name!r} at {image_size} pixels: {reason}") from error
+        raise InputError(
+            f"source.model: timm cannot build {name!r} at {image_size} pixels: {reason}"
+        ) from error
     return model
 
 

@@ -29,7 +29,8 @@ def parameter_groups(model: nn.Module, settings: Finetune) -> list[dict[str, Any
         plain = parameter.ndim <= 1 or name.endswith(("pos_embed", "_token", "reg_token"))
         decay = 0.0 if plain else settings.weight_decay
         group = groups.setdefault(
-            (scale, decay), {"params": [], "lr": settings.lr * scale, "lr_scale": scale, "weight_decay": decay}
+            (scale, decay),
+            {"params": [], "lr": settings.lr * scale, "lr_scale": scale, "weight_decay": decay},
         )
         group["params"].append(parameter)
     return list(groups.values())

@@ -52,11 +52,11 @@ def convert(settings: Source) -> tuple[dict[str, Tensor], Card]:
     return state, card
 
 
-def build(settings: Source, pretrained: bool) -> nn.Module:
+def build(settings: Source, pretrained: bool) -> Any:
     """The model that the section names. Raises InputError where it has no readable [CLS] attention."""
-    model = create_timm(settings.model, settings.image_size, pretrained=pretrained)
-    patch = model.patch_embed.patch_size[0]  # type: ignore[union-attr, index]
-    if settings.image_size % int(patch):
+    model: Any = create_timm(settings.model, settings.image_size, pretrained=pretrained)
+    patch = int(model.patch_embed.patch_size[0])
+    if settings.image_size % patch:
         raise InputError(
             f"source.image_size: expected a multiple of the patch size {patch}, got {settings.image_size}"
         )
@@ -74,7 +74,9 @@ def _colour(key: str, given: list[float] | None, own: dict[str, Any]) -> tuple[f
 
 def _verify(path: Path, expected: str | None) -> None:
     if not path.is_file():
-        raise InputError(f"source.weights: {path}: no such file; expected 'hub' or the path of a weights file")
+        raise InputError(
+            f"source.weights: {path}: no such file; expected 'hub' or the path of a weights file"
+        )
     if expected is not None:
         with path.open("rb") as stored:
             actual = hashlib.file_digest(stored, "sha256").hexdigest()
@@ -83,6 +85,7 @@ def _verify(path: Path, expected: str | None) -> None:
 
 
 def _load_strictly(model: nn.Module, path: Path) -> None:
+    state: dict[str, Any]
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)
@@ -92,8 +95,9 @@ def _load_strictly(model: nn.Module, path: Path) -> None:
         reason = str(error).split("\n")[0]
         raise InputError(f"source.weights: {path}: cannot be loaded as weights alone: {reason}") from None
     for key in ("state_dict", "model"):
-        if isinstance(state.get(key), dict):
-            state = state[key]
+        nested = state.get(key)
+        if isinstance(nested, dict):
+            state = nested
     convert_keys = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert_keys is not None:  # timm's own: old names of keys, position embeddings of another size
         state = convert_keys(state, model)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from gta.atomic import atomic_file
 from gta.batches import Epochs
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from gta.params.finetune import Finetune
+
+    Bar = tqdm[Any]
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +74,12 @@ def train(run: Run, checkpoint: Path) -> pd.DataFrame:
         guide = None
         if run.method.weights.get("gta", 0) > 0:
             guide = contexts.enter_context(Guide(run.source, run.model, **run.settings.gta.model_dump()))
+        done, steps = len(history) * len(run.loader), run.epochs * len(run.loader)
+        title = f"{run.method.name}, seed {run.seed}"
+        bar = contexts.enter_context(tqdm(None, title, steps, initial=done, unit="step", disable=None))
+        contexts.enter_context(logging_redirect_tqdm())
         for epoch in range(len(history), run.epochs):
-            row = _train_epoch(run, epoch, optimizer, guide)
-            row |= _validate(run, epoch)
+            row = _train_epoch(run, epoch, optimizer, guide, bar) | _validate(run, epoch)
             history.append({"seed": run.seed, "epoch": epoch + 1, **row})
             log.info(" ".join(f"{key} {_short(value)}" for key, value in history[-1].items()))
             if epoch + 1 == run.epochs or time.monotonic() - saved >= run.settings.checkpoint_seconds:
@@ -83,47 +89,51 @@ def train(run: Run, checkpoint: Path) -> pd.DataFrame:
 
 
 def _train_epoch(
-    run: Run, epoch: int, optimizer: torch.optim.Optimizer, guide: Guide | None
+    run: Run, epoch: int, optimizer: torch.optim.Optimizer, guide: Guide | None, bar: Bar
 ) -> dict[str, float]:
     """One pass over the training images; the means over images of loss, its components and accuracy."""
     run.model.train()
     run.sampler.epoch = epoch
     torch.manual_seed(_mix(run.seed, epoch))
-    steps = run.epochs * len(run.loader)
+    steps, first = run.epochs * len(run.loader), epoch * len(run.loader)
+    names = ["cross_entropy", *(["gta"] if guide else []), "loss", "train_top1"]
     pending: list[Tensor] = []
     seen: list[list[float]] = []
-    names = ["cross_entropy", *(["gta"] if guide else []), "loss", "train_top1"]
-    title = f"{run.method.name} seed {run.seed} epoch {epoch + 1}/{run.epochs}"
-    bar = tqdm(run.loader, title, unit="step", disable=None, leave=False)
-    images_seen, started = 0, time.monotonic()
-    for number, (images, labels) in enumerate(bar):
-        step = epoch * len(run.loader) + number
-        images, labels = images.to(run.device, non_blocking=True), labels.to(run.device, non_blocking=True)
-        set_lr(optimizer, run.settings.lr * lr_at(step, steps, run.settings.warmup))
-        with autocast(run.settings.precision, run.device):
-            logits = run.model(normalise(images, run.card)).float()
-        parts = [F.cross_entropy(logits, labels, label_smoothing=run.settings.label_smoothing)]
-        loss = parts[0]
-        if guide:
-            parts.append(guide.penalty())
-            loss = loss + run.method.weights["gta"] * parts[1]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if run.settings.clip_norm is not None:
-            nn.utils.clip_grad_norm_(run.model.parameters(), run.settings.clip_norm, error_if_nonfinite=False)
-        optimizer.step()
-        right = (logits.argmax(1) == labels).float().mean()
-        pending.append(torch.stack([*parts, loss, right, torch.tensor(float(len(labels)))]).detach())
-        images_seen += len(labels)
+    started = time.monotonic()
+    for number, (images, labels) in enumerate(run.loader):
+        set_lr(optimizer, run.settings.lr * lr_at(first + number, steps, run.settings.warmup))
+        images, labels = (batch.to(run.device, non_blocking=True) for batch in (images, labels))
+        pending.append(_step(run, images, labels, optimizer, guide))
         if len(pending) == CHECK_EVERY or number + 1 == len(run.loader):
             seen += _checked(torch.stack(pending).tolist(), names, epoch, number + 2 - len(pending))
+            bar.update(len(pending))
             pending.clear()
-            rate = images_seen / (time.monotonic() - started)
-            bar.set_postfix({name: _short(value) for name, value in zip(names, seen[-1], strict=False)}
-                            | {"images/s": f"{rate:.0f}"})
+            rate = sum(row[-1] for row in seen) / (time.monotonic() - started)
+            shown = {name: _short(value) for name, value in zip(names, seen[-1], strict=False)}
+            bar.set_postfix({**shown, "images/s": f"{rate:.0f}"})
     total = sum(row[-1] for row in seen)
     means = {name: sum(row[i] * row[-1] for row in seen) / total for i, name in enumerate(names)}
-    return {"lr": optimizer.param_groups[0]["lr"] / optimizer.param_groups[0]["lr_scale"], **means}
+    return {"lr": run.settings.lr * lr_at(first + len(run.loader) - 1, steps, run.settings.warmup), **means}
+
+
+def _step(
+    run: Run, images: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer, guide: Guide | None
+) -> Tensor:
+    """One update. Returns cross-entropy, penalty if there is a guide, loss, accuracy, batch size."""
+    with autocast(run.settings.precision, run.device):
+        logits = run.model(normalise(images, run.card)).float()
+    parts = [F.cross_entropy(logits, labels, label_smoothing=run.settings.label_smoothing)]
+    loss = parts[0]
+    if guide:
+        parts.append(guide.penalty())
+        loss = loss + run.method.weights["gta"] * parts[1]
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
+    if run.settings.clip_norm is not None:
+        nn.utils.clip_grad_norm_(run.model.parameters(), run.settings.clip_norm)
+    optimizer.step()
+    right = (logits.argmax(1) == labels).float().mean()
+    return torch.stack([*parts, loss, right, torch.full_like(loss, len(labels))]).detach()
 
 
 def _checked(rows: list[list[float]], names: list[str], epoch: int, first: int) -> list[list[float]]:

@@ -64,7 +64,9 @@ def main() -> None:
     parser.add_argument("--val", type=Path, required=True, help="list of validation images")
     parser.add_argument("--source", type=Path, required=True, help="weights of the frozen source")
     parser.add_argument("--state", type=Path, required=True, help="folder for what outlives a killed process")
-    parser.add_argument("--output", type=Path, required=True, help="folder for seed<n>.safetensors, history.csv")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder for seed<n>.safetensors, history.csv"
+    )
     arguments = parser.parse_args()
     settings, grid = load(Finetune, "finetune"), load(Grid, "grid")
     make_deterministic()

@@ -30,13 +30,14 @@ def serving() -> Iterator[Site]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:
+        def do_GET(self) -> None:  # the name is http.server's
             path = self.path.split("?")[0]
             site.requests.append((path, dict(self.headers)))
             answers = site.answers.get(path, [send(b"", status=404)])
             (answers.pop(0) if len(answers) > 1 else answers[0])(self)
 
-        do_HEAD = do_GET
+        def do_HEAD(self) -> None:
+            self.do_GET()
 
         def log_message(self, *_: object) -> None:
             pass

@@ -7,7 +7,6 @@ import timm
 import torch
 from torch import Tensor, nn
 
-import gta.models  # registers demo_vit
 from gta.attention import check_readable, record_cls_logits
 from gta.errors import InputError
 
@@ -103,7 +102,10 @@ def test_gradient_checkpointing_gives_the_same_gradient() -> None:
 
 
 def test_reading_before_any_pass_is_refused() -> None:
-    with record_cls_logits(build("demo_vit"), [0]) as recorder, pytest.raises(RuntimeError, match="forward pass"):
+    with (
+        record_cls_logits(build("demo_vit"), [0]) as recorder,
+        pytest.raises(RuntimeError, match="forward pass"),
+    ):
         recorder.stacked()
 
 
@@ -118,7 +120,9 @@ def test_reading_before_any_pass_is_refused() -> None:
         ("resnet18", {}, "blocks\\[i\\].attn"),
     ],
 )
-def test_what_cannot_work_is_refused_with_the_reason(name: str, options: dict[str, object], message: str) -> None:
+def test_what_cannot_work_is_refused_with_the_reason(
+    name: str, options: dict[str, object], message: str
+) -> None:
     model = timm.create_model(name, **options)
     with pytest.raises(InputError, match=message):
         check_readable(model)

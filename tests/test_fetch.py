@@ -11,7 +11,7 @@ import pytest
 
 from gta.errors import InputError
 from gta.fetch import ATTEMPTS, fetch
-from tests.serving import Site, send, serving, stall, stored
+from tests.serving import Answer, Site, send, serving, stall, stored
 
 BODY = bytes(range(256)) * 400
 SHA256 = f"sha256:{hashlib.sha256(BODY).hexdigest()}"
@@ -53,7 +53,7 @@ def test_a_cut_connection_is_resumed_at_the_byte(site: Site, tmp_path: Path) -> 
 
 def test_a_later_run_resumes(site: Site, tmp_path: Path) -> None:
     site.answers["/a"] = [stored(BODY, cut=10)]
-    with pytest.raises(InputError, match="incomplete|without sending complete"):
+    with pytest.raises(InputError, match="without sending complete"):
         get(tmp_path, f"{site.url}/a")
     assert names(tmp_path) == ["birds.tgz.part", "birds.tgz.source"]
     site.answers["/a"] = [stored(BODY)]
@@ -81,9 +81,9 @@ def test_another_source_does_not_continue_the_part_of_the_first(site: Site, tmp_
         "range not satisfiable": send(b"", 416),
     }.items(),
 )
-def test_resuming_from_odd_servers(site: Site, tmp_path: Path, case: str, second: object) -> None:
+def test_resuming_from_odd_servers(site: Site, tmp_path: Path, case: str, second: Answer) -> None:
     first = stored(bytes(len(BODY)) if "another version" in case else BODY, cut=CUT)
-    site.answers["/a"] = [first, second, stored(BODY, etag='"2"' if "version" in case else '"1"')]  # type: ignore[list-item]
+    site.answers["/a"] = [first, second, stored(BODY, etag='"2"' if "version" in case else '"1"')]
     assert get(tmp_path, f"{site.url}/a").read_bytes() == BODY, case
     assert site.ranges()[1] == f"bytes={CUT}-"
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-
 import pytest
 import torch
 from torch import Tensor, nn
 
-import gta.models
 from gta.errors import InputError
 from gta.guidance import Guide, attention_penalty
 from gta.models import create_timm
@@ -39,7 +37,9 @@ def naive(logits: Tensor, source: Tensor, distance: str, reduction: str) -> Tens
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("distance", ["logits", "centred", "kl"])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_equals_the_loops_in_value_and_gradient(shape: tuple[int, ...], distance: str, reduction: str) -> None:
+def test_equals_the_loops_in_value_and_gradient(
+    shape: tuple[int, ...], distance: str, reduction: str
+) -> None:
     torch.manual_seed(1)
     logits, source = torch.randn(shape, requires_grad=True), torch.randn(shape)
     got = attention_penalty(logits, source, distance=distance, reduction=reduction)
@@ -146,7 +146,7 @@ def test_both_see_the_same_tensor_under_the_same_autocast() -> None:
     source, model = pair()
     seen: list[tuple[int, torch.dtype]] = []
     for network in (source, model):
-        network.blocks[0].attn.qkv.register_forward_hook(lambda _, args, out: seen.append((0, out.dtype)))
+        network.blocks[0].attn.qkv.register_forward_hook(lambda _, __, out: seen.append((0, out.dtype)))
         network.register_forward_pre_hook(lambda _, args: seen.append((args[0].data_ptr(), args[0].dtype)))
     with Guide(source, model.train()) as guide, torch.autocast("cpu", torch.bfloat16):
         model(torch.randn(1, 3, 48, 48))
@@ -181,5 +181,3 @@ def test_numbers_out_of_range_are_refused(options: dict[str, list[int]], message
 def test_unlike_models_are_refused(name: str, size: int, options: dict[str, int], what: str) -> None:
     with pytest.raises(InputError, match=f"differ in {what}"):
         Guide(pair()[0], create_timm(name, size, **options))
-
-

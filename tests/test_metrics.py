@@ -11,7 +11,9 @@ from gta.metrics import accuracy_measures, attention_map, calibration_error, on_
 
 
 def test_accuracy_by_hand() -> None:
-    logits = torch.tensor([[3.0, 1, 0, 0, 0, -9], [0, 2, 1, 1, 1, 1], [5, 2, 0, 0, 0, 1], [0, 4, 0, 0, 0, -1]])
+    logits = torch.tensor(
+        [[3.0, 1, 0, 0, 0, -9], [0, 2, 1, 1, 1, 1], [5, 2, 0, 0, 0, 1], [0, 4, 0, 0, 0, -1]]
+    )
     labels = torch.tensor([0, 1, 1, 5])
     images = pd.DataFrame(per_image(logits, labels))
     measured = accuracy_measures(images, bins=10)
@@ -71,7 +73,9 @@ def test_on_object_against_pixels() -> None:
     measured = on_object(attention, region)
     for n in range(5):
         inside, known = region[n] == 1, region[n] != 255
-        assert measured["mass"][n] == pytest.approx((pixels[n][inside].sum() / pixels[n][known].sum()).item(), rel=1e-4)
+        assert measured["mass"][n] == pytest.approx(
+            (pixels[n][inside].sum() / pixels[n][known].sum()).item(), rel=1e-4
+        )
         assert measured["share"][n] == pytest.approx((inside.sum() / known.sum()).item(), rel=1e-5)
 
 

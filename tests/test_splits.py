@@ -20,7 +20,9 @@ def index() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-@pytest.mark.parametrize(("count", "per_cent", "expected"), [(100, 7, 7), (30, 15, 5), (20, 15, 3), (1, 1, 1), (9, 100, 9)])
+@pytest.mark.parametrize(
+    ("count", "per_cent", "expected"), [(100, 7, 7), (30, 15, 5), (20, 15, 3), (1, 1, 1), (9, 100, 9)]
+)
 def test_share_rounds_up_in_whole_numbers(count: int, per_cent: int, expected: int) -> None:
     assert share(count, per_cent) == expected
 
@@ -61,5 +63,5 @@ def test_the_seed_counts() -> None:
 
 
 def test_a_class_without_training_images_is_refused() -> None:
-    with pytest.raises(InputError, match="split.val: 80 % of class 'c3' is all of its 4 training"):
+    with pytest.raises(InputError, match=r"split\.val: 80 % of class 'c3' is all of its 4 training"):
         split_train(index(), [15], 80, seed=0)

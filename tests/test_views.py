@@ -33,7 +33,9 @@ def test_boxes_are_distributed_as_torchvisions(size: tuple[int, int]) -> None:
     blank = torch.zeros(3, height, width)
     for _ in range(4000):
         drawn = transform.make_params([blank])
-        theirs.append((drawn["left"], drawn["top"], drawn["left"] + drawn["width"], drawn["top"] + drawn["height"]))
+        theirs.append(
+            (drawn["left"], drawn["top"], drawn["left"] + drawn["width"], drawn["top"] + drawn["height"])
+        )
     for column, (a, b) in enumerate(zip(ours.T, np.array(theirs).T, strict=True)):
         grid = np.arange(max(width, height) + 1)
         gap = np.abs((a[:, None] <= grid).mean(0) - (b[:, None] <= grid).mean(0)).max()

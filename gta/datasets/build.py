@@ -88,21 +88,18 @@ def _read(entry: Archives | Hub | Folder, downloads: Path, root: Path) -> pd.Dat
 
 
 def _check(name: str, entry: Archives | Hub | Folder, index: pd.DataFrame) -> None:
-    """Raises InputError where counts differ, a path is listed twice, or labels and names do not pair up."""
+    """Raises InputError where counts differ, an image is listed twice, or labels and names do not pair up."""
+    if isinstance(entry, Counts):
+        expected = f"train {entry.train}, test {entry.test}, classes {entry.classes}"
+        sizes = index["split"].value_counts()
+        got = ", ".join(f"{split} {sizes.get(split, 0)}" for split in ("train", "test"))
+        got += f", classes {index['label'].nunique()}"
+        if got != expected:
+            raise InputError(f"download.{name}: expected {expected}; the data have {got}")
     twice = index["image"][index["image"].duplicated()]
     if len(twice):
         raise InputError(f"{name}: {twice.iloc[0]}: expected each image once, found it twice")
-    pairs = index[["label", "class"]].drop_duplicates()
-    if isinstance(entry, Counts):
-        expected = {"train": entry.train, "test": entry.test, "classes": entry.classes}
-        got = {split: int((index["split"] == split).sum()) for split in ("train", "test")}
-        got["classes"] = index["label"].nunique()
-        if got != expected:
-            counts = " and ".join(
-                ", ".join(f"{key} {count}" for key, count in side.items()) for side in (expected, got)
-            )
-            raise InputError(f"download.{name}: expected counts and those found differ: {counts}")
-    labels = sorted(pairs["label"])
+    labels = sorted(index[["label", "class"]].drop_duplicates()["label"])
     if labels != list(range(len(labels))):
         raise InputError(f"{name}: expected labels 0, 1, 2, ... with one class name each, got {labels[:5]}")
 
@@ -126,8 +123,8 @@ def _write_mask(mask_file: Path, image_file: Path, target: Path, code: MaskCode)
         with Image.open(image_file) as image, Image.open(mask_file) as mask:
             if mask.size != image.size:
                 raise InputError(
-                    f"{mask_file.name}: expected a mask as large as its image, {image.width} x {image.height} "
-                    f"pixels, got {mask.width} x {mask.height}"
+                    f"{mask_file.name}: expected a mask of {image.width} x {image.height} pixels, the size of "
+                    f"its image, got {mask.width} x {mask.height}"
                 )
             # numbers of a palette are what was drawn; its colours are decoration
             values = np.asarray(mask if mask.mode in ("L", "P") else mask.convert("L"))

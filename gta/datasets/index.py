@@ -25,5 +25,7 @@ def read_index(path: Path) -> pd.DataFrame:
     """An index (or a list of a split, which has the same columns); boxes float, NaN where unknown."""
     types = {"image": str, "label": int, "class": str, "split": str, "mask": str}
     boxes = dict.fromkeys(["x0", "y0", "x1", "y1"], float)
-    index = pd.read_csv(path, dtype={**types, **boxes}, keep_default_na=False, na_values={k: [""] for k in boxes})
+    index = pd.read_csv(
+        path, dtype={**types, **boxes}, keep_default_na=False, na_values={k: [""] for k in boxes}
+    )
     return index[COLUMNS]

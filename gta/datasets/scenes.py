@@ -15,8 +15,8 @@ def compose(
     """Places each glyph, a third to a half of the image high, anywhere on its own background.
 
     glyphs: (B, 1, h, w), opacity in [0, 1], filling its canvas. Up to `clutter` pieces of the batch's
-    other glyphs lie behind each; `noise` scales the background's contrast. Returns images (B, 3, size, size), uint8, and masks (B, size, size),
-    bool, true on the glyph's strokes.
+    other glyphs lie behind each; `noise` scales the background's contrast. Returns images
+    (B, 3, size, size), uint8, and masks (B, size, size), bool, true on the glyph's strokes.
     """
     batch = len(glyphs)
     images = _noise(batch, size, noise, generator)

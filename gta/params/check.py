@@ -1,6 +1,6 @@
 """Checks a whole parameter file: every section, and what holds between them.
 
-    python -m gta.params.check [FILE]      # params.yaml by default; one line a mistake, exit status 1
+python -m gta.params.check [FILE]      # params.yaml by default; one line a mistake, exit status 1
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def _weight(params: Params) -> list[str]:
     weights = [method["gta"] for method in methods if list(method) == ["gta"]]
     given = params.aggregate.weight
     if given is not None and given not in weights:
-        return [f"aggregate.weight: expected a weight of grid.methods ({_list(weights)}) or null, got {given}"]
+        return [
+            f"aggregate.weight: expected a weight of grid.methods ({_list(weights)}) or null, got {given}"
+        ]
     if given is None and params.split.val == 0 and len(weights) > 1:
         return [
             "aggregate.weight: expected a number, as split.val is 0 and a weight is never chosen on test "

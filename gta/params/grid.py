@@ -36,7 +36,9 @@ def _distinct(methods: list[str]) -> list[str]:
     for name in methods:
         key = tuple(sorted(parse_method(name).weights.items()))
         if key in weights:
-            raise ValueError(f"expected different methods, found {weights[key]!r} and {name!r}, which are one")
+            raise ValueError(
+                f"expected different methods, found {weights[key]!r} and {name!r}, which are one"
+            )
         weights[key] = name
     return methods
 
@@ -44,11 +46,15 @@ def _distinct(methods: list[str]) -> list[str]:
 class Grid(Section):
     """The cells: every data set x fraction x method, each with all seeds."""
 
-    datasets: Annotated[list[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]], Field(min_length=1), _UNIQUE]
+    datasets: Annotated[
+        list[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]], Field(min_length=1), _UNIQUE
+    ]
     """Names of entries of the `download` section: lower case, digits, underscores."""
     fractions: Annotated[list[Annotated[int, Field(ge=1, le=100)]], Field(min_length=1), _UNIQUE]
     """Per cent of each class's training images, whole numbers from 1 to 100."""
-    methods: Annotated[list[Annotated[str, AfterValidator(_method)]], Field(min_length=1), AfterValidator(_distinct)]
+    methods: Annotated[
+        list[Annotated[str, AfterValidator(_method)]], Field(min_length=1), AfterValidator(_distinct)
+    ]
     """`baseline` for plain fine-tuning; `gta-<weight>` for GTA, weight being the paper's lambda."""
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1), _UNIQUE]
     """Every cell is trained once with each of these."""

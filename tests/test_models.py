@@ -1,0 +1,170 @@
+"""Source files: strict loading, what is refused and how, and the card that travels with the weights."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import CARD, source_file
+
+from gta import models
+from gta.errors import InputError
+from gta.params.source import Source
+from gta.source import convert
+
+SOURCE: dict[str, Any] = {
+    "model": "vit_tiny_patch16_224",
+    "sha256": None,
+    "image_size": 32,
+    "crop": 0.875,
+    "mean": None,
+    "std": None,
+}
+
+
+def section(weights: Path | str, **changes: Any) -> Source:
+    return Source.model_validate({**SOURCE, "weights": str(weights), **changes})
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ViT-Ti/16 at 224 pixels with its classifier, in float16."""
+    path = tmp_path_factory.mktemp("weights") / "vit.safetensors"
+    torch.manual_seed(0)
+    state = timm.create_model("vit_tiny_patch16_224").state_dict()
+    save_file({name: tensor.half() for name, tensor in state.items()}, path)
+    return path
+
+
+def test_a_file_is_converted_with_its_positions_resampled(stored: Path) -> None:
+    state, card = convert(section(stored))
+    assert state["pos_embed"].shape == (1, 5, 192)
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+    original = load_file(stored)
+    assert torch.equal(state["blocks.3.attn.qkv.weight"], original["blocks.3.attn.qkv.weight"].float())
+    assert card.mean == card.std == (0.5, 0.5, 0.5)  # augreg's own, not ImageNet's
+    assert (card.image_size, card.num_classes, card.origin) == (32, 1000, "vit.safetensors")
+
+
+def test_a_pickle_of_weights_is_read_and_one_of_code_is_not(stored: Path, tmp_path: Path) -> None:
+    torch.save({"state_dict": load_file(stored)}, tmp_path / "vit.pth")
+    assert torch.equal(convert(section(tmp_path / "vit.pth"))[0]["norm.bias"], torch.zeros(192))
+    marker = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (marker,))
+
+    (tmp_path / "evil.pth").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(InputError, match=r"evil\.pth: cannot be loaded as weights alone"):
+        convert(section(tmp_path / "evil.pth"))
+    assert not marker.exists()
+
+
+def damage(state: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tensor]:
+    if how == "missing":
+        del state["blocks.3.mlp.fc1.bias"]
+    elif how == "extra":
+        state["blocks.12.norm1.bias"] = torch.zeros(192)
+    elif how == "shape":
+        state["norm.bias"] = torch.zeros(191)
+    elif how == "nan":
+        state["norm.bias"][3] = float("nan")
+    return state
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("missing", r"does not fit VisionTransformer.*Missing.*blocks\.3\.mlp\.fc1\.bias"),
+        ("extra", r"does not fit.*Unexpected.*blocks\.12\.norm1\.bias"),
+        ("shape", r"does not fit.*size mismatch for norm\.bias"),
+        ("nan", r"norm\.bias holds values that are not finite"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(stored: Path, tmp_path: Path, how: str, message: str) -> None:
+    save_file(damage(load_file(stored), how), tmp_path / "bad.safetensors")
+    with pytest.raises(InputError, match=message) as caught:
+        convert(section(tmp_path / "bad.safetensors"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"\xff" * 64])
+@pytest.mark.parametrize("name", ["bad.safetensors", "bad.pth"])
+def test_what_is_no_weights_file_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{name}: cannot be loaded"):
+        convert(section(tmp_path / name))
+
+
+def test_checksum_and_missing_file(stored: Path) -> None:
+    right = hashlib.sha256(stored.read_bytes()).hexdigest()
+    convert(section(stored, sha256=right))
+    with pytest.raises(InputError, match=f"expected sha256 {'0' * 64}, got {right}"):
+        convert(section(stored, sha256="0" * 64))
+    with pytest.raises(InputError, match="nowhere: no such file; expected 'hub' or the path"):
+        convert(section("nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "vit_tiny_patch16_225"}, r"not a model of timm; close: vit_tiny_patch16_224"),
+        ({"image_size": 33}, r"image_size: expected a multiple of the patch size 16, got 33"),
+        ({"model": "vit_base_patch16_siglip_224"}, r"no \[CLS\] token|cannot build"),
+        ({"model": "resnet18"}, "cannot build 'resnet18'"),
+    ],
+)
+def test_models_that_cannot_be_guided_are_refused(
+    stored: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        convert(section(stored, **changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_hub_is_asked_and_its_absence_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        InputError, match=r"timm cannot build 'vit_small_patch16_224\.dino' at 32 pixels"
+    ) as caught:
+        convert(section("hub", model="vit_small_patch16_224.dino"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_starts_from_the_sources_weights_with_a_fresh_head(tmp_path: Path) -> None:
+    model, card = models.start_from(source_file(tmp_path), 5, drop_path=0.1)
+    source, _ = models.load(source_file(tmp_path))
+    for name, tensor in source.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name])
+    assert model.head.weight.shape == (5, 192)
+    assert card.num_classes == 5
+
+
+def test_the_same_weights_give_the_same_bytes_and_come_back(tmp_path: Path) -> None:
+    model = models.create(CARD)
+    for name in ("a", "b"):
+        models.write_weights(tmp_path / name, model.state_dict(), CARD)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    loaded, card = models.load(tmp_path / "a")
+    assert card == CARD
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), model.parameters(), strict=True))
+
+
+def test_a_foreign_file_has_no_card(stored: Path) -> None:
+    with pytest.raises(InputError, match="has no card"):
+        models.load(stored)
+
+
+def test_normalise() -> None:
+    card = models.Card("m", 2, 1.0, (0.5, 0.4, 0.3), (0.1, 0.2, 0.3), 0, "", "")
+    images = torch.full((1, 3, 2, 2), 51, dtype=torch.uint8)
+    got = models.normalise(images, card)[0, :, 0, 0]
+    np.testing.assert_allclose(got, [(0.2 - 0.5) / 0.1, (0.2 - 0.4) / 0.2, (0.2 - 0.3) / 0.3], rtol=1e-5)
