@@ -61,14 +61,14 @@ def create_timm(name: str, image_size: int, **options: Any) -> nn.Module:
     if not timm.is_model(architecture):
         close = get_close_matches(architecture, timm.list_models(), 3)
         raise InputError(
-            f"source.model: {name!r} is not a model of timm; close: {', '.join(close) or 'none'}"
+            f"params.yaml: source.model: {name!r} is not a model of timm; close: {', '.join(close) or 'none'}"
         )
     try:
         model: nn.Module = timm.create_model(name, img_size=image_size, global_pool="token", **options)
     except Exception as error:  # timm and the hub raise all kinds, for what is always the user's choice
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
-            f"source.model: timm cannot build {name!r} at {image_size} pixels: {reason}"
+            f"params.yaml: source.model: timm cannot build {name!r} at {image_size} pixels: {reason}"
         ) from error
     return model
 

@@ -81,7 +81,7 @@ def main() -> None:
     )
     if settings.batch_size > len(cell.train):
         raise InputError(
-            f"finetune.batch_size: expected at most the {len(cell.train)} images of {arguments.train}, "
+            f"params.yaml: finetune.batch_size: expected at most the {len(cell.train)} images of {arguments.train}, "
             f"got {settings.batch_size}"
         )
     states = {seed: arguments.state / cell.key(seed) for seed in grid.seeds}
@@ -144,7 +144,7 @@ def crop(settings: Finetune) -> Crop:
             augment = rand_augment_transform(settings.rand_augment, {})
         except (AssertionError, ValueError, KeyError) as error:
             raise InputError(
-                f"finetune.rand_augment: expected a policy of timm's such as 'rand-m9-mstd0.5-inc1', "
+                f"params.yaml: finetune.rand_augment: expected a policy of timm's such as 'rand-m9-mstd0.5-inc1', "
                 f"got {settings.rand_augment!r}: {error or 'not understood'}"
             ) from None
     low, high = settings.crop_scale

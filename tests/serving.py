@@ -61,12 +61,12 @@ def send(body: bytes, status: int = 200, length: int | None = None, **headers: s
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(status)
         handler.send_header("Content-Length", str(len(body) if length is None else length))
+        handler.send_header("Connection", "close")
         for key, value in headers.items():
             handler.send_header(key.replace("_", "-"), value)
         handler.end_headers()
         if handler.command == "GET":
             handler.wfile.write(body)
-        handler.close_connection = True
 
     return answer
 

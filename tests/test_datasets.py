@@ -391,7 +391,7 @@ FAULTS: list[tuple[str, str, bytes | None, str]] = [
         "cub",
         "segmentations/002.Ani/c.png",
         mask_of([0], (30, 20)),
-        "c.png: expected a mask of 20 x 30 pixels",
+        "c.png: expected 20 x 30 pixels",
     ),
     ("cub", "segmentations/002.Ani/c.png", b"no image", "c.png: expected a mask and its image, got no image"),
     ("cub", "segmentations/002.Ani/c.png", mask_of([0])[:-30], "c.png: "),
@@ -456,7 +456,7 @@ def damage(change: Callable[[bytes], bytes]) -> Entry:
     values = official("pets", mirror_of(LAYOUTS["pets"][0], Path("mirror")))
     archive = Path("mirror/images.tar.gz")
     archive.write_bytes(change(archive.read_bytes()))
-    return entry
+    return values
 
 
 DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str, str]] = {

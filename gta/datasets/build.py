@@ -122,10 +122,8 @@ def _write_mask(mask_file: Path, image_file: Path, target: Path, code: MaskCode)
     try:
         with Image.open(image_file) as image, Image.open(mask_file) as mask:
             if mask.size != image.size:
-                raise InputError(
-                    f"{mask_file.name}: expected a mask of {image.width} x {image.height} pixels, the size of "
-                    f"its image, got {mask.width} x {mask.height}"
-                )
+                expected = f"{image.width} x {image.height} pixels, the size of its image"
+                raise InputError(f"{mask_file.name}: expected {expected}, got {mask.width} x {mask.height}")
             # numbers of a palette are what was drawn; its colours are decoration
             values = np.asarray(mask if mask.mode in ("L", "P") else mask.convert("L"))
             coded = Image.fromarray(code(values))

@@ -18,8 +18,8 @@ from gta.splits import share
 
 logger = logging.getLogger(__name__)
 
-
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+"""Suffixes, in lower case, of what counts as an image."""
 
 
 def read(entry: Folder) -> pd.DataFrame:

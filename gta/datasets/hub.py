@@ -46,7 +46,8 @@ def read(entry: Hub, root: Path) -> pd.DataFrame:
         ):
             path = f"{split}/{number:05d}{_suffix(content, place)}"
             if not 0 <= label < (len(names) or label + 1):
-                raise InputError(f"{place}: expected a label from 0 to {len(names) - 1}, got {label}")
+                most = f" to {len(names) - 1}" if names else ""
+                raise InputError(f"{place}: expected a label from 0{most}, got {label}")
             (root / path).write_bytes(content)
             rows.append(record(path, label, names[label] if names else str(label), split, root / path))
     return pd.DataFrame(rows)

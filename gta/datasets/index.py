@@ -18,7 +18,9 @@ exclusive, empty where unknown; mask: path in the data folder ('masks/...png', o
 def write_index(index: pd.DataFrame, path: Path) -> None:
     """Writes the rows in order of split and path, so that the file is the same on every machine."""
     with atomic_file(path) as partial:
-        index[COLUMNS].sort_values(["split", "image"]).to_csv(partial, index=False, lineterminator="\n")
+        index[COLUMNS].sort_values(["split", "image"]).to_csv(
+            partial, index=False, float_format="%.6g", lineterminator="\n"
+        )
 
 
 def read_index(path: Path) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PlainValidator, model_validator
 
 from gta.params.section import Section
 
@@ -12,7 +12,15 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
-Numbers = Literal["all"] | Annotated[list[int], Field(min_length=1)]
+
+
+def _numbers(value: object) -> object:
+    if value == "all" or (isinstance(value, list) and value and all(type(item) is int for item in value)):
+        return value
+    raise ValueError("expected 'all' or a list of whole numbers")
+
+
+Numbers = Annotated[Literal["all"] | list[int], PlainValidator(_numbers)]
 
 
 class Gta(Section):

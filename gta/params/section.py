@@ -66,10 +66,21 @@ def load(section: type[SectionT], *keys: str, path: Path = PARAMS) -> SectionT:
 def _line(section: type[Section], keys: tuple[str, ...], error: Any) -> str:
     key = ".".join([*keys, *map(str, error["loc"])])
     if error["type"] == "extra_forbidden":
-        known = ", ".join(section.model_fields) if len(error["loc"]) == 1 else "see its documentation"
-        return f"params.yaml: {key}: unknown key; expected one of: {known}"
+        return (
+            f"params.yaml: {key}: unknown key; expected one of: {', '.join(_fields(section, error['loc']))}"
+        )
     if error["type"] == "missing":
         return f"params.yaml: {key}: missing"
     message = str(error["msg"]).removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     return f"params.yaml: {key}: {message}, got {error['input']!r}"
+
+
+def _fields(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
+    """The keys that are known beside the one at `location`."""
+    for step in location[:-1]:
+        nested = model.model_fields[str(step)].annotation
+        if not (isinstance(nested, type) and issubclass(nested, BaseModel)):
+            break
+        model = nested
+    return list(model.model_fields)

@@ -1,0 +1,232 @@
+"""Tables of a finished grid: the weights that are reported, accuracy, attention on the object.
+
+Accuracy, shares and attention are in [0, 1] here and in every csv file; per cent in Markdown only. `std` is
+the sample standard deviation over seeds (divided by n - 1), empty for a single seed.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import pandas as pd
+from pandas.errors import EmptyDataError, ParserError
+
+from gta.errors import InputError
+from gta.methods import parse_method
+from gta.params.aggregate import Region
+from gta.params.grid import Grid
+
+BASELINE = "baseline"
+KEYS = ["dataset", "fraction"]
+REGIONS: tuple[Region, ...] = get_args(Region)
+OF_REGION = ("images_{}", "share_{}", "mass_{}", "mass_{}_source", "hit_{}", "hit_{}_source")
+"""Measures of an object region. images: that have it; share: the object's share of the view; mass:
+attention inside the object; hit: how often its peak is; source: of the frozen source."""
+MEASURES = ["top1", *(name.format(region) for region in REGIONS for name in OF_REGION)]
+
+
+class Choice(NamedTuple):
+    """The GTA method that is reported for one data set and fraction."""
+
+    method: str
+    weight: float
+    protocol: str
+    """Who chose the weight: `validation (<n> images)` or `given`."""
+
+
+def read_cells(folder: Path, grid: Grid) -> pd.DataFrame:
+    """The rows (seed x split) of exactly the grid's cells, in the grid's order.
+
+    Raises InputError naming the file where a cell is missing or is not what its place says.
+    """
+    cells = product(grid.datasets, grid.fractions, grid.methods)
+    return pd.concat([_read_cell(folder, *cell, grid.seeds) for cell in cells], ignore_index=True)
+
+
+def _read_cell(folder: Path, dataset: str, fraction: int, method: str, seeds: list[int]) -> pd.DataFrame:
+    path = folder / dataset / str(fraction) / method / "seeds.csv"
+    texts = dict.fromkeys(["dataset", "method", "split"], str)
+    try:
+        rows = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=[""])
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file, though the cell is in the grid") from None
+    except (EmptyDataError, ParserError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a table: {' '.join(str(error).split())}") from None
+    needed = [*KEYS, "method", "seed", "split", "images", "train_images", *MEASURES]
+    if missing := [name for name in needed if name not in rows]:
+        raise InputError(
+            f"{path}: expected the columns {', '.join(missing)}, found {', '.join(rows.columns)}"
+        )
+    place = (dataset, fraction, method)
+    for found in rows[[*KEYS, "method"]].drop_duplicates().itertuples(index=False, name=None):
+        if found != place:
+            raise InputError(f"{path}: expected the cell {place}, found rows of {found}")
+    for split, optional in (("val", True), ("test", False)):
+        has = sorted(rows.loc[rows["split"] == split, "seed"])
+        if has != sorted(seeds) and (has or not optional):
+            raise InputError(f"{path}: expected the {split} rows of seeds {sorted(seeds)}, found {has}")
+    return rows
+
+
+def gta_weights(grid: Grid) -> dict[str, float]:
+    """The methods that are GTA alone, with their weights (the paper's lambda), in order of weight."""
+    terms = {name: parse_method(name).weights for name in grid.methods if "+" not in name}
+    found = {name: weights["gta"] for name, weights in terms.items() if list(weights) == ["gta"]}
+    return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def choose(val: pd.DataFrame, grid: Grid, given: float | None) -> dict[tuple[str, int], Choice]:
+    """The reported GTA method of each data set and fraction; nothing if the grid has none.
+
+    `val`: validation rows only, so that no test image can have a say. `given`: that weight; None: the
+    highest mean top1 over seeds, on a tie the smaller weight. Raises InputError where there is nothing to
+    choose by or `given` is not in the grid, ValueError where `val` has other rows.
+    """
+    if not (val["split"] == "val").all():
+        raise ValueError(f"expected rows of the split val, got {sorted(set(val['split']))}")
+    weights, cells = gta_weights(grid), list(product(grid.datasets, grid.fractions))
+    listed = ", ".join(f"{weight:g}" for weight in weights.values()) or "there is none"
+    key = "params.yaml: aggregate.weight"
+    if given is not None and given not in weights.values():
+        raise InputError(f"{key}: expected a weight of grid.methods ({listed}) or null, got {given}")
+    if given is None and len(weights) > 1:
+        chosen = {}
+        for dataset, fraction in cells:
+            rows = val[
+                (val["dataset"] == dataset) & (val["fraction"] == fraction) & val["method"].isin(weights)
+            ]
+            if set(rows["method"]) != set(weights):
+                raise InputError(
+                    f"{key}: expected a number, as {dataset} at {fraction} % has no validation images and a "
+                    f"weight is never chosen on test images; choices: {listed}; got null"
+                )
+            chosen[dataset, fraction] = _best(rows, weights)
+        return chosen
+    return {
+        cell: Choice(method, weight, "given")
+        for cell, (method, weight) in product(cells, weights.items())
+        if weight == given or len(weights) == 1
+    }
+
+
+def _best(rows: pd.DataFrame, weights: dict[str, float]) -> Choice:
+    # Counts of images, as shares rounded to six digits would hide ties.
+    counts = pd.DataFrame({"right": (rows["top1"] * rows["images"]).round(), "of": rows["images"]})
+    sums = counts.groupby(rows["method"]).sum()
+    accuracy = (sums["right"] / sums["of"]).to_dict()
+    method = min(weights, key=lambda name: (-accuracy[name], weights[name]))
+    return Choice(method, weights[method], f"validation ({rows['images'].max()} images)")
+
+
+def measure(test: pd.DataFrame) -> pd.DataFrame:
+    """Test rows -> a row a data set x fraction x method: means over seeds, `<measure>_std` beside them.
+
+    `difference`: a method's top1 minus the baseline's; `mass_lost`: the source's mass minus the model's.
+    Both are taken seed by seed before mean and std.
+    """
+    plain = test[test["method"] == BASELINE].set_index([*KEYS, "seed"])["top1"].rename("plain")
+    rows = test.join(plain, on=[*KEYS, "seed"])
+    rows["difference"] = (rows["top1"] - rows["plain"]).where(rows["method"] != BASELINE)
+    lost = [f"mass_lost_{region}" for region in REGIONS]
+    for region, name in zip(REGIONS, lost, strict=True):
+        rows[name] = rows[f"mass_{region}_source"] - rows[f"mass_{region}"]
+    groups = rows.groupby([*KEYS, "method"], sort=False)
+    sizes = groups.agg(
+        train_images=("train_images", "max"), test_images=("images", "max"), seeds=("seed", "size")
+    )
+    values = groups[["difference", *MEASURES, *lost]]
+    return sizes.join(values.mean()).join(values.std().add_suffix("_std")).reset_index()
+
+
+def label(measured: pd.DataFrame, grid: Grid, choices: dict[tuple[str, int], Choice]) -> pd.DataFrame:
+    """Adds `weight` (GTA's), and for what tables report its `label` and the `protocol` behind its weight.
+
+    The chosen GTA is labelled `GTA`, other weights are not; what is not GTA alone is labelled by its name.
+    """
+    weights = gta_weights(grid)
+    labels: list[tuple[float | None, str | None, str | None]] = []
+    for dataset, fraction, method in measured[[*KEYS, "method"]].itertuples(index=False, name=None):
+        if method not in weights:
+            labels.append((None, method, None if method == BASELINE else "given"))
+        elif method == choices[dataset, fraction].method:
+            labels.append((weights[method], "GTA", choices[dataset, fraction].protocol))
+        else:
+            labels.append((weights[method], None, None))
+    added = pd.DataFrame(labels, columns=["weight", "label", "protocol"], index=measured.index)
+    return measured.join(added.astype({"weight": float}))
+
+
+def by_region(measured: pd.DataFrame) -> pd.DataFrame:
+    """A row a region that the data set's objects have; measures lose its name, as `mass_source`."""
+    parts = []
+    for region in REGIONS:
+        names = {name: name.replace(f"_{region}", "") for name in measured.columns}
+        others = [name for other in REGIONS if other != region for name in names if f"_{other}" in name]
+        part = measured.drop(columns=others).rename(columns=names)
+        parts.append(part[part["images"] > 0].assign(region=region))
+    return pd.concat(parts, ignore_index=True)
+
+
+def preferred(regions: pd.DataFrame, region: Region) -> pd.DataFrame:
+    """One region a data set: `region` where it is known, else the other."""
+    known = regions.loc[regions["region"] == region, "dataset"]
+    return regions[(regions["region"] == region) | ~regions["dataset"].isin(known)]
+
+
+def accuracy(measured: pd.DataFrame) -> pd.DataFrame:
+    """A row a data set x fraction x reported method."""
+    columns = ["train_images", "label", "weight", "seeds", "top1", "top1_std"]
+    return measured.loc[measured["label"].notna(), [*KEYS, *columns]].rename(columns={"label": "method"})
+
+
+def comparison(measured: pd.DataFrame) -> pd.DataFrame:
+    """A row a data set x fraction x reported method, the baseline beside it and the paired difference."""
+    cells = _cells(measured, ["train_images", "test_images", "seeds"], ["top1", "top1_std"])
+    columns = ["label", "weight", "protocol", "top1", "top1_std", "difference", "difference_std"]
+    rows = measured[measured["label"].notna() & (measured["method"] != BASELINE)]
+    return cells.merge(rows[[*KEYS, *columns]], how="left", on=KEYS).rename(columns={"label": "method"})
+
+
+def attention(measured: pd.DataFrame) -> pd.DataFrame:
+    """A row a region x data set x fraction x reported method: how much attention is on the object."""
+    measures = ["share", "mass_source", "mass", "mass_std", "hit_source", "hit", "hit_std"]
+    beside = ["mass_lost", "mass_lost_std", "difference", "difference_std"]
+    rows = by_region(measured[measured["label"].notna()])
+    rows = rows[["region", *KEYS, "images", "seeds", "label", "weight", *measures, *beside]]
+    return rows.rename(columns={"label": "method"})
+
+
+def sensitivity(measured: pd.DataFrame, region: Region) -> pd.DataFrame:
+    """A row a data set x fraction x GTA weight, the baseline and the source beside it.
+
+    Without GTA in the grid, the cells stand alone.
+    """
+    points = measured[measured["weight"].notna()].sort_values("weight", kind="stable")
+    points = points.assign(chosen=points["label"].notna())[[*KEYS, "weight", "chosen", "top1", "top1_std"]]
+    objects = preferred(by_region(measured), region)
+    on_object = objects.loc[objects["weight"].notna(), [*KEYS, "weight", "mass", "mass_std"]]
+    cells = _cells(measured, ["train_images", "seeds"], ["top1", "top1_std"])
+    cells = cells.merge(_cells(objects, ["region", "mass_source"], ["mass", "mass_std"]), how="left", on=KEYS)
+    return cells.merge(points, how="left", on=KEYS).merge(on_object, how="left", on=[*KEYS, "weight"])
+
+
+def _cells(measured: pd.DataFrame, common: list[str], measures: list[str]) -> pd.DataFrame:
+    """A row a data set x fraction: what all methods share, and the baseline's measures, so named."""
+    plain = measured.loc[measured["method"] == BASELINE, [*KEYS, *measures]]
+    plain = plain.rename(columns={name: f"baseline_{name}" for name in measures})
+    return measured.drop_duplicates(KEYS)[[*KEYS, *common]].merge(plain, how="left", on=KEYS)
+
+
+def metrics(measured: pd.DataFrame, region: Region) -> dict[str, Any]:
+    """For `dvc metrics`, no dots in keys: data set -> `f<fraction>` -> method (`gta`: the chosen) -> measures."""
+    objects = preferred(by_region(measured), region)[[*KEYS, "method", "mass", "mass_std", "mass_source"]]
+    rows = measured[measured["label"].notna()].merge(objects, how="left", on=[*KEYS, "method"])
+    names = ["weight", "top1", "top1_std", "difference", "difference_std", "mass", "mass_std", "mass_source"]
+    tree: dict[str, Any] = {}
+    for row in rows.to_dict("records"):
+        cell = tree.setdefault(row["dataset"], {}).setdefault(f"f{row['fraction']}", {})
+        values = {name: float(f"{row[name]:.6g}") for name in names if pd.notna(row[name])}
+        cell[row["label"].lower().replace(".", "_")] = values
+    return tree

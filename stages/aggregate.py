@@ -1,0 +1,146 @@
+"""Stage `aggregate`: every cell's measurements as tables, figures, and metrics."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+from tabulate import tabulate
+
+from gta import figures, tables
+from gta.atomic import atomic_file
+from gta.errors import run
+from gta.params.aggregate import Aggregate
+from gta.params.grid import Grid
+from gta.params.section import load
+
+ACCURACY = """\
+# Test accuracy
+
+Top-1 in per cent, mean ± sample standard deviation over seeds. The difference to the baseline is taken seed
+by seed. λ, GTA's weight, was chosen by `validation (n images)`: the highest mean accuracy over seeds on n
+images kept from the training images, so that no test image had a say; or it was `given`: set in the
+parameters, or the grid's only one.
+
+"""
+ATTENTION = """\
+# Attention on the object
+
+Per cent, means ± sample standard deviations over seeds, on the test images. Mass: the share of the [CLS]
+token's attention to patches that lies inside the object; an even spread would reach the object's share of the
+view. Peak: how often the most attended patch is on the object. Mass lost: the frozen source's minus the
+model's.
+
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--runs", type=Path, required=True, help="folder of <dataset>/<fraction>/<method>/seeds.csv"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder for tables, figures, metrics.json")
+    arguments = parser.parse_args()
+    settings, grid = load(Aggregate, "aggregate"), load(Grid, "grid")
+    files = aggregate(tables.read_cells(arguments.runs, grid), grid, settings)
+    for name, content in files.items():  # everything is made before anything is written
+        with atomic_file(arguments.output / name) as partial:
+            partial.write_bytes(content)
+
+
+def aggregate(long: pd.DataFrame, grid: Grid, settings: Aggregate) -> dict[str, bytes]:
+    """All rows of the grid -> file names and contents."""
+    choices = tables.choose(long[long["split"] == "val"], grid, settings.weight)
+    test = long[long["split"] == "test"]
+    measured = tables.label(tables.measure(test), grid, choices)
+    compared, attention = tables.comparison(measured), tables.attention(measured)
+    accuracy, sensitivity = tables.accuracy(measured), tables.sensitivity(measured, settings.region)
+    names = measured.set_index([*tables.KEYS, "method"])["label"].rename("name")
+    dots = (
+        test.join(names, on=[*tables.KEYS, "method"])
+        .drop(columns="method")
+        .rename(columns={"name": "method"})
+    )
+    drawn = {
+        "accuracy": figures.draw_accuracy(accuracy, dots, settings),
+        "sensitivity": figures.draw_sensitivity(sensitivity, settings),
+        "attention": figures.draw_attention(sensitivity, settings),
+    }
+    return {
+        "long.csv": csv(long),
+        "table.csv": csv(compared),
+        "table.md": (ACCURACY + accuracy_markdown(compared, settings.decimals)).encode(),
+        "attention.csv": csv(attention),
+        "attention.md": (ATTENTION + attention_markdown(attention, settings.decimals)).encode(),
+        "metrics.json": (json.dumps(tables.metrics(measured, settings.region), indent=2) + "\n").encode(),
+        "accuracy.csv": csv(accuracy),
+        "sensitivity.csv": csv(sensitivity),
+        **{f"{name}.{kind}": file for name, kinds in drawn.items() for kind, file in kinds.items()},
+    }
+
+
+def csv(table: pd.DataFrame) -> bytes:
+    """Six digits, as in the cells' files."""
+    return table.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode()
+
+
+def accuracy_markdown(table: pd.DataFrame, decimals: int) -> str:
+    rows = [
+        {
+            "data set": row["dataset"],
+            "training images": f"{row['train_images']} ({row['fraction']} %)",
+            "seeds": row["seeds"],
+            "baseline": percent(row["baseline_top1"], row["baseline_top1_std"], decimals),
+            "method": row["method"] if pd.notna(row["method"]) else "–",
+            "λ": f"{row['weight']:g}" if pd.notna(row["weight"]) else "–",
+            "accuracy": percent(row["top1"], row["top1_std"], decimals),
+            "difference": percent(row["difference"], row["difference_std"], decimals, "+"),
+            "λ chosen by": row["protocol"] if pd.notna(row["protocol"]) else "–",
+        }
+        for row in table.to_dict("records")
+    ]
+    return markdown(rows)
+
+
+def attention_markdown(table: pd.DataFrame, decimals: int) -> str:
+    """A table a region."""
+    parts = []
+    for region, part in table.groupby("region", sort=False):
+        rows = [
+            {
+                "data set": row["dataset"],
+                "training images": f"{row['fraction']} %",
+                "method": row["method"] + (f", λ = {row['weight']:g}" if row["method"] == "GTA" else ""),
+                "object's share": percent(row["share"], None, decimals),
+                "mass, source": percent(row["mass_source"], None, decimals),
+                "mass": percent(row["mass"], row["mass_std"], decimals),
+                "mass lost": percent(row["mass_lost"], row["mass_lost_std"], decimals, "+"),
+                "peak, source": percent(row["hit_source"], None, decimals),
+                "peak": percent(row["hit"], row["hit_std"], decimals),
+                "accuracy over baseline": percent(row["difference"], row["difference_std"], decimals, "+"),
+            }
+            for row in part.to_dict("records")
+        ]
+        parts.append(f"## The object's {region}\n\n{markdown(rows)}")
+    return "\n".join(parts) or "No data set of the grid knows where its objects are.\n"
+
+
+def percent(mean: float, std: float | None, decimals: int, sign: str = "") -> str:
+    """Shares in [0, 1] as `81.2 ± 0.4`; `–` for what is not known, such as the std of one seed."""
+    if math.isnan(mean):
+        return "–"
+    spread = "" if std is None else " ± –" if math.isnan(std) else f" ± {100 * std:.{decimals}f}"
+    rounded = round(100 * mean, decimals) + 0.0  # no minus before a zero
+    return f"{rounded:{sign}.{decimals}f}{spread}".replace("-", "−")
+
+
+def markdown(rows: list[dict[str, str]]) -> str:
+    """A GitHub table."""
+    return tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True) + "\n"
+
+
+if __name__ == "__main__":
+    run(main)

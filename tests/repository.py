@@ -1,0 +1,80 @@
+"""A throw-away copy of this repository with a pipeline small enough for a test."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from importgraph import ROOT
+from ruamel.yaml import YAML
+
+from gta.params.section import read_params
+
+ENVIRONMENT = {
+    **os.environ,
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "GIT_AUTHOR_NAME": "test",
+    "GIT_AUTHOR_EMAIL": "test@localhost",
+    "GIT_COMMITTER_NAME": "test",
+    "GIT_COMMITTER_EMAIL": "test@localhost",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def small_params() -> dict[str, Any]:
+    """The demo with four training images a class, one step an epoch and two seeds."""
+    values = copy.deepcopy(read_params(ROOT / "params.yaml"))
+    values["grid"] |= {"fractions": [50, 100], "methods": ["baseline", "gta-0.1"], "seeds": [0, 1]}
+    values["download"]["digits"] |= {"train": 4, "test": 3}
+    values["finetune"] |= {"epochs": 1, "min_steps": 0, "batch_size": 16, "checkpoint_seconds": 0}
+    return values
+
+
+class Repository:
+    """A git and DVC repository in `path`, made of this one's files as they lie in the working tree."""
+
+    def __init__(self, path: Path, values: dict[str, Any] | None = None) -> None:
+        self.path = path
+        listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        for name in names.strip("\0").split("\0"):
+            if (ROOT / name).is_file() and name != "dvc.lock" and not name.startswith("results/"):
+                (path / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, path / name)
+        self.write_params(values or small_params())
+        self.run("git", "init", "-q")
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-qm", "start")
+
+    def write_params(self, values: dict[str, Any]) -> None:
+        with (self.path / "params.yaml").open("w") as stream:
+            YAML().dump(values, stream)
+
+    def run(self, *command: str, status: int = 0) -> str:
+        """Runs a command there; returns stdout and stderr together."""
+        done = subprocess.run(
+            command,
+            cwd=self.path,
+            env=ENVIRONMENT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
+        assert done.returncode == status, f"{' '.join(command)} exited {done.returncode}:\n{done.stdout}"
+        return done.stdout
+
+    def repro(self, *options: str, status: int = 0) -> list[str]:
+        """The names of the stages that `dvc repro` ran."""
+        output = self.run("dvc", "repro", *options, status=status)
+        return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+    def files(self, folder: str) -> list[str]:
+        """Paths of all files below `folder`, relative to it, sorted."""
+        base = self.path / folder
+        return sorted(path.relative_to(base).as_posix() for path in base.rglob("*") if path.is_file())

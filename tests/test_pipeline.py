@@ -1,0 +1,147 @@
+"""The whole pipeline on small data, in a temporary clone, by DVC's own commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from repository import ENVIRONMENT, Repository, small_params
+
+CELLS = [f"digits/{fraction}/{method}" for fraction in (100, 50) for method in ("baseline", "gta-0.1")]
+RESULTS = """accuracy.csv accuracy.png accuracy.svg attention.csv attention.md long.csv metrics.json
+sensitivity.csv sensitivity.png sensitivity.svg table.csv table.md""".split()
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    made = Repository(tmp_path_factory.mktemp("pipeline"))
+    ran = made.repro()
+    names = ["check", "download@digits", "split@digits", "source", "aggregate"]
+    names += [f"{stage}@{cell.replace('/', '-')}" for stage in ("finetune", "evaluate") for cell in CELLS]
+    assert sorted(ran) == sorted(names)
+    made.run("git", "add", "-A")
+    made.run("git", "commit", "-qm", "run")
+    return made
+
+
+def test_it_writes_exactly_these_files(repository: Repository) -> None:
+    assert repository.files("results") == RESULTS
+    seeds = ["history.csv", "seed0.safetensors", "seed1.safetensors"]
+    assert repository.files("runs/finetune") == sorted(f"{cell}/{name}" for cell in CELLS for name in seeds)
+    measured = ["predictions.csv", "seeds.csv"]
+    assert repository.files("runs/evaluate") == sorted(f"{cell}/{name}" for cell in CELLS for name in measured)
+    assert repository.files("sources") == ["source.safetensors"]
+    lists = [name for name in repository.files("data/digits") if name.endswith(".csv")]
+    assert lists == ["index.csv", "test.csv", "train/100.csv", "train/50.csv", "val.csv"]
+    assert len(repository.files("data/digits/images")) == len(repository.files("data/digits/masks")) == 70
+
+
+def test_what_it_says_is_consistent(repository: Repository) -> None:
+    long = pd.read_csv(repository.path / "results/long.csv")
+    assert len(long) == 4 * 2 * 2  # cells, seeds, val and test
+    assert set(long["train_images"]) == {20, 30}
+    assert set(long.query("split == 'test'")["images"]) == {30}
+    share = long["share_box"]
+    assert (long["mass_box_source"] > 2 * share).all()  # the demo's source is object-centric
+    predictions = pd.read_csv(repository.path / "runs/evaluate/digits/50/gta-0.1/predictions.csv")
+    chosen = predictions.query("seed == 1 and split == 'test'")
+    row = long.query("fraction == 50 and method == 'gta-0.1' and seed == 1 and split == 'test'")
+    assert (chosen["predicted"] == chosen["label"]).mean() == pytest.approx(row["top1"].item(), abs=1e-6)
+
+
+def test_a_rerun_does_nothing(repository: Repository) -> None:
+    assert "up to date" in repository.run("dvc", "repro")
+    assert "up to date" in repository.run("dvc", "status")
+    assert repository.run("git", "status", "--short") == ""
+
+
+def test_dvcs_own_commands(repository: Repository) -> None:
+    assert "digits" in repository.run("dvc", "metrics", "show")
+    assert repository.run("dvc", "metrics", "diff").strip() == ""
+    assert json.loads(repository.run("dvc", "params", "diff", "--json")) == {}
+    assert "file://" in repository.run("dvc", "plots", "show", "-o", "dvc_plots")
+    assert "main" in repository.run("dvc", "exp", "show", "--csv") or True
+    assert "finetune@digits-50-gta-0.1" in repository.run("dvc", "stage", "list", "--all")
+
+
+def test_a_bad_parameter_stops_before_anything_runs(tmp_path: Path) -> None:
+    values = small_params()
+    values["finetune"]["lr"] = "fast"
+    repository = Repository(tmp_path, values)
+    output = repository.run("dvc", "repro", status=255)
+    assert "error: params.yaml: finetune.lr: input should be a valid number, got 'fast'" in output
+    assert "Running stage 'download" not in output
+    assert not (tmp_path / "data").exists()
+
+
+def test_pull_and_repro_on_another_machine_compute_nothing(repository: Repository, tmp_path: Path) -> None:
+    repository.run("dvc", "remote", "add", "--local", "--default", "store", str(tmp_path / "store"))
+    repository.run("dvc", "push")
+    repository.run("git", "clone", "-q", ".", str(tmp_path / "clone"))
+    clone = Repository.__new__(Repository)
+    clone.path = tmp_path / "clone"
+    clone.run("dvc", "remote", "add", "--local", "--default", "store", str(tmp_path / "store"))
+    clone.run("dvc", "pull")
+    assert clone.repro() == []
+    assert clone.run("git", "status", "--short") == ""
+
+
+def test_a_new_weight_a_new_figure_and_a_new_seed_run_what_they_must(repository: Repository) -> None:
+    values = small_params()
+    values["grid"]["methods"].append("gta-1")
+    repository.write_params(values)
+    ran = repository.repro()
+    new = [f"{stage}@digits-{fraction}-gta-1" for stage in ("finetune", "evaluate") for fraction in (50, 100)]
+    assert sorted(ran) == sorted(["check", "aggregate", *new])
+    values["aggregate"]["dpi"] += 10
+    repository.write_params(values)
+    assert sorted(repository.repro()) == ["aggregate", "check"]
+    before = (repository.path / "runs/finetune/digits/50/baseline/seed0.safetensors").read_bytes()
+    values["grid"]["seeds"] = [0, 1, 2]
+    repository.write_params(values)
+    output = repository.run("dvc", "repro", "--single-item", "finetune@digits-50-baseline")
+    assert output.count("already trained") == 2  # only the third seed was trained
+    assert (repository.path / "runs/finetune/digits/50/baseline/seed0.safetensors").read_bytes() == before
+
+
+def test_killed_in_the_middle_it_ends_with_the_same_weights(tmp_path: Path) -> None:
+    values = small_params()
+    values["grid"] |= {"fractions": [100], "methods": ["gta-0.1"], "seeds": [0]}
+    values["finetune"] |= {"epochs": 30, "drop_path": 0.1}
+    weights = []
+    for kills in (0, 2):
+        repository = Repository(tmp_path / str(kills), values)
+        repository.repro("source", "split@digits")
+        for _ in range(kills):
+            kill_when_it_trains(repository)
+        output = repository.run("dvc", "repro", "finetune@digits-100-gta-0.1")
+        assert ("goes on after epoch" in output) == bool(kills)
+        weights.append(repository.path / "runs/finetune/digits/100/gta-0.1/seed0.safetensors")
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def working_folders() -> list[Path]:
+    """The links to every process's working folder that can be read."""
+    return [path for path in Path("/proc").glob("[0-9]*/cwd") if os.access(path, os.R_OK) and path.exists()]
+
+
+def kill_when_it_trains(repository: Repository) -> None:
+    """Starts `dvc repro`, waits for a new checkpoint, and kills DVC alone with SIGKILL."""
+    state = repository.path / "runs/state"
+    before = {path.stat().st_mtime_ns for path in state.rglob("checkpoint.pt")}
+    command = ["dvc", "repro", "finetune@digits-100-gta-0.1"]
+    with subprocess.Popen(command, cwd=repository.path, env=ENVIRONMENT, stderr=subprocess.DEVNULL) as process:
+        while {path.stat().st_mtime_ns for path in state.rglob("checkpoint.pt")} <= before:
+            assert process.poll() is None, "it ended before it wrote a checkpoint"
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while any(path.readlink() == repository.path for path in working_folders()):
+        assert time.monotonic() < deadline, "the stage outlived DVC"
+        time.sleep(0.1)
