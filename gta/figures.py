@@ -25,7 +25,6 @@ from gta.params.aggregate import Aggregate
 
 Draw = Callable[[Axes], None]
 """Draws one panel."""
-Legend = dict[str, Artist]
 
 METADATA: dict[str, dict[str, None]] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
 """Format -> what it must not contain, as it differs between runs or versions."""
@@ -57,6 +56,7 @@ OTHERS: list[dict[str, Any]] = [
     {"color": "#E69F00", "linestyle": "-.", "marker": "D"},
     {"color": "#56B4E9", "linestyle": "-.", "marker": "v"},
 ]
+DOTS: dict[str, Any] = {"linestyle": "", "marker": ".", "markersize": 4, "markeredgewidth": 0, "alpha": 0.4}
 BAND: dict[str, Any] = {"alpha": 0.18, "linewidth": 0}
 
 
@@ -75,20 +75,15 @@ def draw_accuracy(accuracy: pd.DataFrame, seeds: pd.DataFrame, settings: Aggrega
             line = rows[rows["method"] == name].sort_values("fraction")
             _line(axes, line["fraction"], line["top1"], line["top1_std"], style)
             spots = dots[dots["method"] == name]
-            axes.plot(
-                spots["fraction"], 100 * spots["top1"], ".", color=style["color"], alpha=0.4, ms=4, mew=0
-            )
+            axes.plot(spots["fraction"], 100 * spots["top1"], **{**DOTS, "color": style["color"]})
         _ticks(axes, {float(fraction): str(fraction) for fraction in rows["fraction"]})
 
     def draw(name: str) -> Draw:
         of = (accuracy[accuracy["dataset"] == name], seeds[seeds["dataset"] == name])
         return lambda axes: panel(axes, *of)
 
-    names = {"GTA": "GTA, reported λ"}
     panels = {name: draw(name) for name in accuracy["dataset"].unique()}
-    legend = {names.get(name, name): Line2D([], [], **style) for name, style in styles.items()} | _band(
-        accuracy["seeds"]
-    )
+    legend = _legend(styles, accuracy["seeds"])
     labels = ("training images used (% of each class)", "test top-1 accuracy (%)")
     columns = math.ceil(len(panels) / math.ceil(len(panels) / 3))
     return _render(panels, columns, "none", labels, legend, settings)
@@ -136,9 +131,11 @@ def _against_weight(table: pd.DataFrame, measure: str, ylabel: str, settings: Ag
         lines |= {"baseline": BASELINE}
     if measure == "mass" and panels:
         lines |= {"frozen source": SOURCE}
-    legend = {name: Line2D([], [], **style) for name, style in lines.items()} | _band(table["seeds"])
+    labels = ("GTA's weight λ", ylabel)
     sharey: Literal["row", "none"] = "row" if measure == "mass" else "none"
-    return _render(panels, table["fraction"].nunique(), sharey, ("GTA's weight λ", ylabel), legend, settings)
+    return _render(
+        panels, table["fraction"].nunique(), sharey, labels, _legend(lines, table["seeds"]), settings
+    )
 
 
 def _render(
@@ -146,15 +143,16 @@ def _render(
     columns: int,
     sharey: Literal["row", "none"],
     labels: tuple[str, str],
-    legend: Legend,
+    legend: dict[str, Artist],
     settings: Aggregate,
 ) -> dict[str, bytes]:
     """Format -> file. `panels`: title -> what draws it, row by row; `labels`: of x and of y."""
     columns = max(columns, 1)
     rows = max(math.ceil(len(panels) / columns), 1)
     width = settings.width * {1: 1 / 2, 2: 2 / 3}.get(columns, 1)
-    across = max(1, int(width / 1.15))  # an entry of the legend takes about so many inches
-    height = rows * settings.height + 0.2 * math.ceil(len(legend) / across) + 0.4
+    entries = [0.58 + 0.06 * len(name) for name in legend]  # about as many inches
+    across = len(entries) if sum(entries) < width - 0.1 else max(int(width / max(entries)), 1)
+    height = rows * settings.height + 0.2 * math.ceil(len(legend) / max(across, 1)) + 0.4
     with matplotlib.style.context(["default", RC]):
         figure = Figure(figsize=(width, height), dpi=settings.dpi, layout="constrained")
         grid = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
@@ -165,10 +163,13 @@ def _render(
         for axes in grid[len(panels) :]:
             axes.set_axis_off()
         if not panels:
-            figure.text(0.5, 0.5, "nothing in the grid to show", ha="center")
+            figure.text(0.5, 0.5, "no data set of the grid knows where its objects are", ha="center")
         figure.supxlabel(labels[0], fontsize=8)
         figure.supylabel(labels[1], fontsize=8)
-        figure.legend(legend.values(), legend.keys(), loc="outside upper center", ncols=across)
+        figure.legend(legend.values(), legend.keys(), loc="outside upper center", ncols=max(across, 1))
+        figure.draw_without_rendering()  # after it, places and sizes are known
+        for axes in grid:
+            _thin_out(axes, 0.05 * settings.dpi)
         return {name: _save(figure, name) for name in METADATA}
 
 
@@ -191,11 +192,13 @@ def _level(axes: Axes, mean: float, std: float, style: dict[str, Any]) -> None:
         axes.axhspan(100 * (mean - std), 100 * (mean + std), color=style["color"], **BAND)
 
 
-def _band(seeds: pd.Series) -> Legend:
+def _legend(lines: dict[str, dict[str, Any]], seeds: pd.Series) -> dict[str, Artist]:
+    """What the lines are, and the bands where there is more than one seed."""
+    legend: dict[str, Artist] = {name: Line2D([], [], **style) for name, style in lines.items()}
     counts = sorted({int(count) for count in seeds} - {1})
-    if not counts:
-        return {}
-    return {f"± std over {' or '.join(map(str, counts))} seeds": Patch(color="black", **BAND)}
+    if counts:
+        legend[f"± std, {' or '.join(map(str, counts))} seeds"] = Patch(color="black", **BAND)
+    return legend
 
 
 def _spots(weights: Iterable[float]) -> dict[float, float]:
@@ -207,15 +210,17 @@ def _spots(weights: Iterable[float]) -> dict[float, float]:
 
 
 def _ticks(axes: Axes, labels: dict[float, str]) -> None:
-    """A tick at every place, with its label where there is room after the last one."""
+    """A labelled tick at every place, and nowhere else."""
     low, high = min(labels, default=0), max(labels, default=0)
     margin = 0.08 * (high - low) or 1
     axes.set_xlim(low - margin, high + margin)
-    inches = axes.bbox.width / axes.figure.dpi / (high - low + 2 * margin)
-    shown, free = [], -math.inf
-    for place in sorted(labels):
-        half = 0.03 * len(labels[place])  # half the text's width in inches
-        fits = place * inches - half >= free
-        shown.append(labels[place] if fits else "")
-        free = place * inches + half + 0.06 if fits else free
-    axes.set_xticks(sorted(labels), shown)
+    axes.set_xticks(sorted(labels), [labels[place] for place in sorted(labels)])
+
+
+def _thin_out(axes: Axes, gap: float) -> None:
+    """Hides labels of x that would come nearer than `gap` pixels to the last one."""
+    free = -math.inf
+    for label in axes.get_xticklabels():
+        box = label.get_window_extent()
+        label.set_visible(box.x0 >= free)
+        free = box.x1 + gap if label.get_visible() else free

@@ -220,7 +220,7 @@ def _cells(measured: pd.DataFrame, common: list[str], measures: list[str]) -> pd
 
 
 def metrics(measured: pd.DataFrame, region: Region) -> dict[str, Any]:
-    """For `dvc metrics`, no dots in keys: data set -> `f<fraction>` -> method (`gta`: the chosen) -> measures."""
+    """Data set -> `f<fraction>` -> method (`gta`: the chosen one) -> measures; no dots in keys, for DVC."""
     objects = preferred(by_region(measured), region)[[*KEYS, "method", "mass", "mass_std", "mass_source"]]
     rows = measured[measured["label"].notna()].merge(objects, how="left", on=[*KEYS, "method"])
     names = ["weight", "top1", "top1_std", "difference", "difference_std", "mass", "mass_std", "mass_source"]

@@ -139,7 +139,7 @@ def percent(mean: float, std: float | None, decimals: int, sign: str = "") -> st
 
 def markdown(rows: list[dict[str, str]]) -> str:
     """A GitHub table."""
-    return tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True) + "\n"
+    return str(tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True)) + "\n"
 
 
 if __name__ == "__main__":
