@@ -59,7 +59,11 @@ OTHERS: list[dict[str, Any]] = [
 DOTS: dict[str, Any] = {"linestyle": "", "marker": ".", "markersize": 4, "markeredgewidth": 0, "alpha": 0.4}
 BAND: dict[str, Any] = {"alpha": 0.18, "linewidth": 0}
 
+styled = matplotlib.style.context(["default", RC])
+"""Decorates what makes artists: they take their settings from here, never from the user's matplotlibrc."""
 
+
+@styled
 def draw_accuracy(accuracy: pd.DataFrame, seeds: pd.DataFrame, settings: Aggregate) -> dict[str, bytes]:
     """A panel a data set, test accuracy against the share of its training images, a line a method.
 
@@ -105,6 +109,7 @@ def draw_attention(table: pd.DataFrame, settings: Aggregate) -> dict[str, bytes]
     return _against_weight(known, "mass", "attention inside the object (%)", settings)
 
 
+@styled
 def _against_weight(table: pd.DataFrame, measure: str, ylabel: str, settings: Aggregate) -> dict[str, bytes]:
     def panel(axes: Axes, rows: pd.DataFrame) -> None:
         first = rows.iloc[0]
@@ -153,24 +158,23 @@ def _render(
     entries = [0.58 + 0.06 * len(name) for name in legend]  # about as many inches
     across = len(entries) if sum(entries) < width - 0.1 else max(int(width / max(entries)), 1)
     height = rows * settings.height + 0.2 * math.ceil(len(legend) / max(across, 1)) + 0.4
-    with matplotlib.style.context(["default", RC]):
-        figure = Figure(figsize=(width, height), dpi=settings.dpi, layout="constrained")
-        grid = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
-        for axes, (title, draw) in zip(grid, panels.items(), strict=False):
-            axes.set_title(title)
-            axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-            draw(axes)
-        for axes in grid[len(panels) :]:
-            axes.set_axis_off()
-        if not panels:
-            figure.text(0.5, 0.5, "no data set of the grid knows where its objects are", ha="center")
-        figure.supxlabel(labels[0], fontsize=8)
-        figure.supylabel(labels[1], fontsize=8)
-        figure.legend(legend.values(), legend.keys(), loc="outside upper center", ncols=max(across, 1))
-        figure.draw_without_rendering()  # after it, places and sizes are known
-        for axes in grid:
-            _thin_out(axes, 0.05 * settings.dpi)
-        return {name: _save(figure, name) for name in METADATA}
+    figure = Figure(figsize=(width, height), dpi=settings.dpi, layout="constrained")
+    grid = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
+    for axes, (title, draw) in zip(grid, panels.items(), strict=False):
+        axes.set_title(title)
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        draw(axes)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    if not panels:
+        figure.text(0.5, 0.5, "no data set of the grid knows where its objects are", ha="center")
+    figure.supxlabel(labels[0], fontsize=8)
+    figure.supylabel(labels[1], fontsize=8)
+    figure.legend(legend.values(), legend.keys(), loc="outside upper center", ncols=max(across, 1))
+    figure.draw_without_rendering()  # after it, places and sizes are known
+    for axes in grid:
+        _thin_out(axes, 0.05 * settings.dpi)
+    return {name: _save(figure, name) for name in METADATA}
 
 
 def _save(figure: Figure, name: str) -> bytes:

@@ -53,7 +53,9 @@ def look(
     """
     blocks = depth(next(iter(models.values())))
     if not -blocks <= layer < blocks:
-        raise InputError(f"params.yaml: evaluate.layer: expected a number from {-blocks} to {blocks - 1}, got {layer}")
+        raise InputError(
+            f"params.yaml: evaluate.layer: expected a number from {-blocks} to {blocks - 1}, got {layer}"
+        )
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in models}
     with ExitStack() as contexts:
         recorders = {

@@ -48,7 +48,9 @@ def convert(settings: Source) -> tuple[dict[str, Tensor], Card]:
     state = {name: tensor.float() for name, tensor in model.state_dict().items()}
     broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
     if broken:
-        raise InputError(f"params.yaml: source.weights: {settings.weights}: {broken[0]} holds values that are not finite")
+        raise InputError(
+            f"params.yaml: source.weights: {settings.weights}: {broken[0]} holds values that are not finite"
+        )
     return state, card
 
 
@@ -58,7 +60,8 @@ def build(settings: Source, pretrained: bool) -> Any:
     patch = int(model.patch_embed.patch_size[0])
     if settings.image_size % patch:
         raise InputError(
-            f"params.yaml: source.image_size: expected a multiple of the patch size {patch}, got {settings.image_size}"
+            f"params.yaml: source.image_size: expected a multiple of the patch size {patch}, "
+            f"got {settings.image_size}"
         )
     check_readable(model)
     return model
@@ -67,7 +70,9 @@ def build(settings: Source, pretrained: bool) -> Any:
 def _colour(key: str, given: list[float] | None, own: dict[str, Any]) -> tuple[float, float, float]:
     values = given or own.get(key)
     if values is None:
-        raise InputError(f"params.yaml: source.{key}: expected three numbers, as the model does not state its own")
+        raise InputError(
+            f"params.yaml: source.{key}: expected three numbers, as the model does not state its own"
+        )
     red, green, blue = values
     return float(red), float(green), float(blue)
 
@@ -93,7 +98,9 @@ def _load_strictly(model: nn.Module, path: Path) -> None:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
         reason = str(error).split("\n")[0]
-        raise InputError(f"params.yaml: source.weights: {path}: cannot be loaded as weights alone: {reason}") from None
+        raise InputError(
+            f"params.yaml: source.weights: {path}: cannot be loaded as weights alone: {reason}"
+        ) from None
     for key in ("state_dict", "model"):
         nested = state.get(key)
         if isinstance(nested, dict):
@@ -105,4 +112,6 @@ def _load_strictly(model: nn.Module, path: Path) -> None:
         model.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"params.yaml: source.weights: {path}: does not fit {type(model).__name__}: {reason}") from None
+        raise InputError(
+            f"params.yaml: source.weights: {path}: does not fit {type(model).__name__}: {reason}"
+        ) from None

@@ -29,8 +29,8 @@ def split_train(
         count = share(len(rows), val)
         if count >= len(rows):
             raise InputError(
-                f"params.yaml: split.val: {val} % of class {rows['class'].iloc[0]!r} is all of its {len(rows)} training "
-                "images; expected at least one to be left"
+                f"params.yaml: split.val: {val} % of class {rows['class'].iloc[0]!r} is all of its "
+                f"{len(rows)} training images; expected at least one to be left"
             )
         kept.append(rows.iloc[order[:count]])
         left.append(rows.iloc[order[count:]])

@@ -81,8 +81,8 @@ def main() -> None:
     )
     if settings.batch_size > len(cell.train):
         raise InputError(
-            f"params.yaml: finetune.batch_size: expected at most the {len(cell.train)} images of {arguments.train}, "
-            f"got {settings.batch_size}"
+            f"params.yaml: finetune.batch_size: expected at most the {len(cell.train)} images of "
+            f"{arguments.train}, got {settings.batch_size}"
         )
     states = {seed: arguments.state / cell.key(seed) for seed in grid.seeds}
     for seed, state in states.items():
@@ -144,8 +144,8 @@ def crop(settings: Finetune) -> Crop:
             augment = rand_augment_transform(settings.rand_augment, {})
         except (AssertionError, ValueError, KeyError) as error:
             raise InputError(
-                f"params.yaml: finetune.rand_augment: expected a policy of timm's such as 'rand-m9-mstd0.5-inc1', "
-                f"got {settings.rand_augment!r}: {error or 'not understood'}"
+                "params.yaml: finetune.rand_augment: expected a policy of timm's such as "
+                f"'rand-m9-mstd0.5-inc1', got {settings.rand_augment!r}: {error or 'not understood'}"
             ) from None
     low, high = settings.crop_scale
     return Crop((low, high), (settings.crop_ratio[0], settings.crop_ratio[1]), settings.flip, augment)

@@ -51,6 +51,18 @@ class Repository:
         self.run("git", "add", "-A")
         self.run("git", "commit", "-qm", "start")
 
+    @classmethod
+    def at(cls, path: Path) -> Repository:
+        """One that lies in `path` already."""
+        found = cls.__new__(cls)
+        found.path = path
+        return found
+
+    def copy(self, path: Path) -> Repository:
+        """A second one in the same state."""
+        shutil.copytree(self.path, path, symlinks=True)
+        return self.at(path)
+
     def write_params(self, values: dict[str, Any]) -> None:
         with (self.path / "params.yaml").open("w") as stream:
             YAML().dump(values, stream)

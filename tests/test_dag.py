@@ -45,7 +45,7 @@ def test_code_deps_are_the_script_and_what_it_imports(name: str) -> None:
 
 
 def test_the_graph_sees_what_python_sees(tmp_path: Path) -> None:
-    """An import inside a function counts, one for type checking does not, and it goes on from file to file."""
+    """An import in a function counts, one for type checking does not; it goes on from file to file."""
     script = tmp_path / "script.py"
     script.write_text(
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import gta.train\n"
@@ -108,5 +108,8 @@ def test_every_output_and_argument_is_named_by_its_cell() -> None:
 
 def test_the_papers_grid_stays_small_enough_for_dvc() -> None:
     grid = YAML(typ="safe", pure=True).load((ROOT / "configs/paper.yaml").read_text())["grid"]
-    datasets, cells = len(grid["datasets"]), len(grid["datasets"]) * len(grid["fractions"]) * len(grid["methods"])
+    datasets, cells = (
+        len(grid["datasets"]),
+        len(grid["datasets"]) * len(grid["fractions"]) * len(grid["methods"]),
+    )
     assert 2 * cells + 2 * datasets + 3 <= 600

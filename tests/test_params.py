@@ -100,7 +100,11 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("split.val", 100, r"split\.val: .*less than or equal to 80, got 100"),
     ("split.val", "20", r"split\.val: .*integer, got '20'"),
     ("split.val", 0, r"aggregate\.weight: expected a number.*choices: 0\.01, 0\.1, 1; got null"),
-    ("aggregate.weight", 0.5, r"aggregate\.weight: expected a weight of grid\.methods \(0\.01, 0\.1, 1\).*0\.5"),
+    (
+        "aggregate.weight",
+        0.5,
+        r"aggregate\.weight: expected a weight of grid\.methods \(0\.01, 0\.1, 1\).*0\.5",
+    ),
     ("source.image_size", 48.0, r"source\.image_size: .*integer, got 48\.0"),
     ("source.sha256", "abc", r"source\.sha256: .*got 'abc'"),
     ("source.mean", [0.5, 0.5], r"source\.mean: .*3 items.*got \[0\.5, 0\.5\]"),
@@ -177,11 +181,15 @@ STAGE_MISTAKES: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("key", "value", "message"), STAGE_MISTAKES)
-def test_the_check_stage_prints_one_line_and_leaves_nothing(tmp_path: Path, key: str, value: Any, message: str) -> None:
+def test_the_check_stage_prints_one_line_and_leaves_nothing(
+    tmp_path: Path, key: str, value: Any, message: str
+) -> None:
     with (tmp_path / "params.yaml").open("w") as stream:
         YAML().dump(edit(key, value), stream)
     command = [sys.executable, "-m", "stages.check", "--output", "runs/params.checked"]
-    done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
     assert done.returncode == 1
     assert done.stdout == ""
     (line,) = done.stderr.strip().split("\n")

@@ -63,5 +63,7 @@ def test_the_seed_counts() -> None:
 
 
 def test_a_class_without_training_images_is_refused() -> None:
-    with pytest.raises(InputError, match=r"params\.yaml: split\.val: 80 % of class 'c3' is all of its 4 training"):
+    with pytest.raises(
+        InputError, match=r"params\.yaml: split\.val: 80 % of class 'c3' is all of its 4 training"
+    ):
         split_train(index(), [15], 80, seed=0)

@@ -1,0 +1,323 @@
+"""Tables: means and spreads by hand, a choice that no test image can change, exactly the grid's cells."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+from ruamel.yaml import YAML
+
+import stages.aggregate
+from gta import tables
+from gta.errors import InputError
+from gta.methods import Method, parse_method
+from gta.params.aggregate import Aggregate
+from gta.params.grid import Grid
+
+SETTINGS = Aggregate(weight=None, region="mask", decimals=1, width=7.0, height=1.5, dpi=50)
+FILES = [
+    *(
+        f"{name}.{kind}"
+        for name in ("accuracy", "attention", "sensitivity")
+        for kind in ("csv", "png", "svg")
+    ),
+    *("attention.md", "long.csv", "metrics.json", "table.csv", "table.md"),
+]
+TEST = {"baseline": [0.5, 0.6, 0.7], "gta-0.1": [0.6, 0.6, 0.9], "gta-1": [0.9, 0.9, 0.9]}
+VAL = {"baseline": [0.9, 0.9, 0.9], "gta-0.1": [0.5, 0.5, 0.5], "gta-1": [0.4, 0.4, 0.6]}
+MASS = {"baseline": [0.3, 0.4, 0.5], "gta-0.1": [0.7, 0.7, 0.7], "gta-1": [0.8, 0.8, 0.8]}
+Scores = dict[str, list[float]]
+
+
+def grid(
+    methods: Any = tuple(TEST), fractions: tuple[int, ...] = (15,), seeds: int = 3, **changes: Any
+) -> Grid:
+    values = {
+        "datasets": ["pets"],
+        "fractions": list(fractions),
+        "methods": list(methods),
+        "seeds": [*range(seeds)],
+    }
+    return Grid.model_validate(values | changes)
+
+
+def seed_row(
+    split: str, seed: int, top1: float, mass: float | None = None, images: int = 10
+) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "train_images": 6,
+        "val_images": 10,
+        "seed": seed,
+        "split": split,
+        "images": images,
+    }
+    row |= {"top1": top1, "top5": 1, "mean_class": top1, "nll": 1.5, "ece": 0.1}
+    measures = ("share_{}", "mass_{}", "mass_{}_source", "hit_{}", "hit_{}_source")
+    for region, known in (("box", False), ("mask", mass is not None)):
+        values = [0.25, mass, 0.75, 0.5, 1.0] if known else [None] * 5
+        names = [name.format(region) for name in measures]
+        row |= {f"images_{region}": images if known else 0} | dict(zip(names, values, strict=True))
+    return row
+
+
+def write_cells(folder: Path, of: Grid, test: Scores = TEST, val: Scores = VAL, images: int = 10) -> None:
+    """Every cell of the grid, as the `evaluate` stage writes it; no validation rows where `val` has none."""
+    for dataset in of.datasets:
+        for fraction in of.fractions:
+            for method in of.methods:
+                place = {"dataset": dataset, "fraction": fraction, "method": method}
+                place |= {"weight": parse_method(method).weights.get("gta")}
+                rows = [seed_row("val", s, val[method][s], images=images) for s in of.seeds if method in val]
+                rows += [
+                    seed_row("test", s, test[method][s], MASS.get(method, [0.6] * 3)[s]) for s in of.seeds
+                ]
+                path = folder / dataset / str(fraction) / method / "seeds.csv"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                pd.DataFrame([place | row for row in rows]).to_csv(path, index=False, float_format="%.6g")
+
+
+def choose(folder: Path, of: Grid, given: float | None = None) -> dict[tuple[str, int], tables.Choice]:
+    long = tables.read_cells(folder, of)
+    return tables.choose(long[long["split"] == "val"], of, given)
+
+
+def measured(folder: Path, of: Grid, given: float | None = None) -> pd.DataFrame:
+    long = tables.read_cells(folder, of)
+    choices = tables.choose(long[long["split"] == "val"], of, given)
+    return tables.label(tables.measure(long[long["split"] == "test"]), of, choices)
+
+
+def test_accuracy_and_paired_difference_by_hand(tmp_path: Path) -> None:
+    write_cells(tmp_path, grid())
+    (row,) = tables.comparison(measured(tmp_path, grid())).to_dict("records")
+    assert (row["method"], row["weight"], row["seeds"], row["train_images"]) == ("GTA", 0.1, 3, 6)
+    assert row["protocol"] == "validation (10 images)"
+    numbers = {name: row[name] for name in row if name.endswith(("top1", "std")) or name == "difference"}
+    assert numbers == pytest.approx(
+        {
+            "baseline_top1": 0.6,
+            "baseline_top1_std": 0.1,
+            "top1": 0.7,
+            "top1_std": 0.03**0.5,  # (0.01 + 0.01 + 0.04) / 2
+            "difference": 0.1,  # of 0.1, 0, 0.2
+            "difference_std": 0.1,
+        }
+    )
+
+
+def test_attention_by_hand(tmp_path: Path) -> None:
+    write_cells(tmp_path, grid())
+    table = tables.attention(measured(tmp_path, grid()))
+    assert table[["region", "method", "images"]].to_numpy().tolist() == [
+        ["mask", "baseline", 10],
+        ["mask", "GTA", 10],
+    ]
+    first = table.iloc[0]
+    assert first[["share", "mass_source", "mass", "mass_std"]].tolist() == pytest.approx(
+        [0.25, 0.75, 0.4, 0.1]
+    )
+    assert first[["mass_lost", "mass_lost_std", "hit", "hit_source"]].tolist() == pytest.approx(
+        [0.35, 0.1, 0.5, 1]
+    )
+    assert table["difference"].tolist() == pytest.approx([float("nan"), 0.1], nan_ok=True)
+
+
+def test_sensitivity_has_every_weight_once_beside_baseline_and_source(tmp_path: Path) -> None:
+    of = grid(["gta-1", "baseline", "gta-0.1"], fractions=(30, 15))
+    write_cells(tmp_path, of)
+    table = tables.sensitivity(measured(tmp_path, of), "box")  # no box is known: the mask stands in
+    columns = [
+        "fraction",
+        "weight",
+        "chosen",
+        "top1",
+        "baseline_top1",
+        "mass",
+        "baseline_mass",
+        "mass_source",
+        "region",
+    ]
+    expected = [[0.1, True, 0.7, 0.6, 0.7, 0.4, 0.75, "mask"], [1, False, 0.9, 0.6, 0.8, 0.4, 0.75, "mask"]]
+    rows = [[fraction, *row] for fraction in (30, 15) for row in expected]
+    assert_frame_equal(table[columns], pd.DataFrame(rows, columns=columns), check_dtype=False)
+
+
+def test_both_regions_are_reported_and_one_is_preferred() -> None:
+    regions = pd.DataFrame({"dataset": ["a", "a", "b"], "region": ["mask", "box", "box"]})
+    assert tables.preferred(regions, "mask").index.tolist() == [0, 2]
+    assert tables.preferred(regions, "box").index.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("worst", list(TEST))
+def test_no_test_row_changes_the_choice(tmp_path: Path, worst: str) -> None:
+    """The chosen weight is the best on validation whatever the test says."""
+    write_cells(tmp_path / "a", grid())
+    write_cells(tmp_path / "b", grid(), test={**TEST, worst: [0, 0, 0]})
+    assert choose(tmp_path / "a", grid()) == choose(tmp_path / "b", grid())
+    assert choose(tmp_path / "b", grid())["pets", 15].method == "gta-0.1"
+
+
+def test_choosing_refuses_test_rows(tmp_path: Path) -> None:
+    write_cells(tmp_path, grid())
+    with pytest.raises(ValueError, match=r"expected rows of the split val, got \['test', 'val'\]"):
+        tables.choose(tables.read_cells(tmp_path, grid()), grid(), None)
+
+
+def test_a_tie_goes_to_the_smaller_weight(tmp_path: Path) -> None:
+    """3 of 9 each; as written, with six digits, the shares of the second add up to more."""
+    of = grid(["gta-1", "gta-0.1"])
+    write_cells(tmp_path, of, val={"gta-0.1": [1 / 3] * 3, "gta-1": [0, 1 / 3, 2 / 3]}, images=3)
+    assert choose(tmp_path, of)["pets", 15].weight == 0.1
+
+
+def test_each_cell_chooses_its_own_weight(tmp_path: Path) -> None:
+    write_cells(tmp_path, grid(fractions=(15,)))
+    write_cells(tmp_path, grid(fractions=(100,)), val={**VAL, "gta-1": [0.8, 0.8, 0.8]})
+    chosen = choose(tmp_path, grid(fractions=(15, 100)))
+    assert {cell: choice.weight for cell, choice in chosen.items()} == {("pets", 15): 0.1, ("pets", 100): 1.0}
+
+
+def test_without_validation_a_weight_has_to_be_given(tmp_path: Path) -> None:
+    write_cells(tmp_path, grid(), val={})
+    with pytest.raises(
+        InputError, match=r"aggregate\.weight: expected a number, as pets at 15 %.*0\.1, 1; got null"
+    ):
+        choose(tmp_path, grid())
+    assert choose(tmp_path, grid(), 1)["pets", 15] == tables.Choice("gta-1", 1, "given")
+    with pytest.raises(
+        InputError, match=r"aggregate\.weight: expected a weight of grid\.methods \(0\.1, 1\).*got 0\.3"
+    ):
+        choose(tmp_path, grid(), 0.3)
+
+
+def test_a_given_weight_goes_before_validation_and_the_only_one_is_given(tmp_path: Path) -> None:
+    write_cells(tmp_path, grid())
+    assert choose(tmp_path, grid(), 1)["pets", 15].protocol == "given"
+    assert choose(tmp_path, grid(["baseline", "gta-1"]))["pets", 15] == tables.Choice("gta-1", 1, "given")
+    assert choose(tmp_path, grid(["baseline"])) == {}
+    with pytest.raises(InputError, match=r"\(there is none\) or null, got 1"):
+        choose(tmp_path, grid(["baseline"]), 1)
+
+
+def test_other_methods_are_rows_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def parse(name: str) -> Method:
+        terms = [term.partition("-") for term in name.split("+") if name != "baseline"]
+        return Method(name, {kind: float(weight) for kind, _, weight in terms})
+
+    names = [*TEST, "l2sp-0.01", "gta-0.1+l2sp-0.01"]
+    of = grid().model_copy(update={"methods": names})
+    monkeypatch.setattr(tables, "parse_method", parse)
+    write_cells(tmp_path, grid())
+    for name in names[3:]:
+        rows = pd.read_csv(tmp_path / "pets/15/baseline/seeds.csv")
+        (tmp_path / "pets/15" / name).mkdir()
+        rows.assign(method=name).to_csv(tmp_path / "pets/15" / name / "seeds.csv", index=False)
+    table = measured(tmp_path, of)
+    compared = tables.comparison(table)
+    assert compared["method"].tolist() == ["GTA", *names[3:]]
+    assert compared["protocol"].tolist() == ["validation (10 images)", "given", "given"]
+    assert list(tables.metrics(table, "mask")["pets"]["f15"]) == [
+        "baseline",
+        "gta",
+        "l2sp-0_01",
+        "gta-0_1+l2sp-0_01",
+    ]
+
+
+def test_a_missing_cell_is_named_and_nothing_is_written(tmp_path: Path) -> None:
+    write_cells(tmp_path, grid(fractions=(15,)))
+    with pytest.raises(InputError, match=r"pets/30/baseline/seeds\.csv: no such file"):
+        tables.read_cells(tmp_path, grid(fractions=(15, 30)))
+
+
+def test_stale_cells_beside_the_grid_are_ignored(tmp_path: Path) -> None:
+    write_cells(tmp_path, grid())
+    expected = tables.read_cells(tmp_path, grid())
+    write_cells(tmp_path, grid(["gta-5"], fractions=(15, 40)), {"gta-5": [1, 1, 1]}, {"gta-5": [1, 1, 1]})
+    assert_frame_equal(tables.read_cells(tmp_path, grid()), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows[rows["seed"] != 1], r"expected the val rows of seeds \[0, 1, 2\], found \[0, 2\]"),
+        (
+            lambda rows: rows[rows["split"] == "val"],
+            r"expected the test rows of seeds \[0, 1, 2\], found \[\]",
+        ),
+        (lambda rows: rows.assign(fraction=30), r"expected the cell \('pets', 15, 'gta-1'\), found.*30"),
+        (
+            lambda rows: rows.drop(columns=["top1", "hit_box"]),
+            "expected the columns top1, hit_box, found dataset",
+        ),
+        (lambda rows: rows.iloc[:0, :0], "not a table"),
+    ],
+)
+def test_a_file_that_is_not_its_cell_is_refused(tmp_path: Path, change: Any, message: str) -> None:
+    write_cells(tmp_path, grid())
+    path = tmp_path / "pets/15/gta-1/seeds.csv"
+    change(pd.read_csv(path)).to_csv(path, index=False)
+    with pytest.raises(InputError, match=rf"gta-1/seeds\.csv: .*{message}"):
+        tables.read_cells(tmp_path, grid())
+
+
+def test_a_single_seed_has_no_spread(tmp_path: Path) -> None:
+    of = grid(seeds=1)
+    write_cells(tmp_path, of)
+    files = stages.aggregate.aggregate(tables.read_cells(tmp_path, of), of, SETTINGS)
+    row = files["table.md"].decode().splitlines()[-1].split("|")
+    assert [cell.strip() for cell in row[1:-1]] == [
+        *("pets", "6 (15 %)", "1", "50.0 ± –", "GTA", "0.1", "60.0 ± –", "+10.0 ± –"),
+        "validation (10 images)",
+    ]
+    assert json.loads(files["metrics.json"])["pets"]["f15"]["gta"] == {
+        "weight": 0.1,
+        "top1": 0.6,
+        "difference": 0.1,
+        "mass": 0.7,
+        "mass_source": 0.75,
+    }
+
+
+@pytest.mark.parametrize("method", ["baseline", "gta-1"])
+def test_one_method_only(tmp_path: Path, method: str) -> None:
+    of = grid([method])
+    write_cells(tmp_path, of, val={})
+    files = stages.aggregate.aggregate(tables.read_cells(tmp_path, of), of, SETTINGS)
+    assert sorted(files) == sorted(FILES)
+    row = [cell.strip() for cell in files["table.md"].decode().splitlines()[-1].split("|")[4:-1]]
+    alone = ["–", "GTA", "1", "90.0 ± 0.0", "–", "given"]
+    assert row == (alone if method == "gta-1" else ["60.0 ± 10.0", "–", "–", "–", "–", "–"])
+
+
+def test_percentages() -> None:
+    percent = stages.aggregate.percent
+    assert percent(0.12345, 0.0067, 1) == "12.3 ± 0.7"
+    assert percent(0.12345, None, 2) == "12.35"
+    assert percent(-0.012, 0.01, 1, "+") == "−1.2 ± 1.0"
+    assert percent(-0.0001, 0.01, 1, "+") == "+0.0 ± 1.0"
+    assert percent(float("nan"), float("nan"), 1) == "–"
+
+
+def test_the_stage_writes_exactly_its_files_and_again_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cells(tmp_path / "runs", grid())
+    sections = {"grid": grid().model_dump(), "aggregate": SETTINGS.model_dump()}
+    YAML(typ="safe", pure=True).dump(sections, tmp_path / "params.yaml")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["aggregate", "--runs", "runs", "--output", "results"])
+    stages.aggregate.main()
+    first = {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}
+    assert sorted(first) == sorted(FILES)
+    stages.aggregate.main()
+    assert first == {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}
+    write_cells(tmp_path / "runs", grid(), test={**TEST, "baseline": [0.1, 0.1, 0.1]})
+    (tmp_path / "runs/pets/15/gta-1/seeds.csv").unlink()
+    with pytest.raises(InputError, match="no such file"):
+        stages.aggregate.main()
+    assert first == {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}
