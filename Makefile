@@ -13,7 +13,7 @@ repro: env
 	dvc repro
 
 test: env
-	python -m pytest --numprocesses auto --dist loadgroup
+	python -m pytest --numprocesses auto --dist loadfile
 
 lint: env
 	ruff format --check .

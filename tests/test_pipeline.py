@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from repository import ENVIRONMENT, Repository, small_params
+from repository import Repository, small_params
 
 CELLS = [f"digits/{fraction}/{method}" for fraction in (100, 50) for method in ("baseline", "gta-0.1")]
 FIGURES = ("accuracy", "attention", "sensitivity")
@@ -19,10 +15,6 @@ RESULTS = sorted(
     ["attention.md", "long.csv", "metrics.json", "table.csv", "table.md"]
     + [f"{name}.{kind}" for name in FIGURES for kind in ("csv", "png", "svg")]
 )
-
-
-one_worker = pytest.mark.xdist_group("repository")
-"""The tests that share the repository below, which takes a minute to make."""
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +29,6 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     return made
 
 
-@one_worker
 def test_it_writes_exactly_these_files(repository: Repository) -> None:
     assert repository.files("results") == RESULTS
     seeds = ["history.csv", "seed0.safetensors", "seed1.safetensors"]
@@ -52,7 +43,6 @@ def test_it_writes_exactly_these_files(repository: Repository) -> None:
     assert len(repository.files("data/digits/images")) == len(repository.files("data/digits/masks")) == 70
 
 
-@one_worker
 def test_what_it_says_is_consistent(repository: Repository) -> None:
     long = pd.read_csv(repository.path / "results/long.csv")
     assert len(long) == 4 * 2 * 2  # cells, seeds, val and test
@@ -66,14 +56,12 @@ def test_what_it_says_is_consistent(repository: Repository) -> None:
     assert (chosen["predicted"] == chosen["label"]).mean() == pytest.approx(row["top1"].item(), abs=1e-6)
 
 
-@one_worker
 def test_a_rerun_does_nothing(repository: Repository) -> None:
     assert "up to date" in repository.run("dvc", "repro")
     assert "up to date" in repository.run("dvc", "status")
     assert repository.run("git", "status", "--short") == ""
 
 
-@one_worker
 def test_dvcs_own_commands(repository: Repository) -> None:
     assert "digits" in repository.run("dvc", "metrics", "show")
     assert repository.run("dvc", "metrics", "diff").strip() == ""
@@ -82,7 +70,6 @@ def test_dvcs_own_commands(repository: Repository) -> None:
     assert "finetune@digits-50-gta-0.1" in repository.run("dvc", "stage", "list", "--all")
 
 
-@one_worker
 def test_an_experiment_is_run_and_shown(repository: Repository) -> None:
     """Its parameter reaches the cells that read it, and the workspace is git's again afterwards."""
     ran = repository.run("dvc", "exp", "run", "--name", "wider", "-S", "aggregate.dpi=77")
@@ -106,7 +93,6 @@ def test_a_bad_parameter_stops_before_anything_runs(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
-@one_worker
 def test_pull_and_repro_on_another_machine_compute_nothing(repository: Repository, tmp_path: Path) -> None:
     repository.run("dvc", "remote", "add", "--local", "--default", "store", str(tmp_path / "store"))
     repository.run("dvc", "push")
@@ -118,7 +104,6 @@ def test_pull_and_repro_on_another_machine_compute_nothing(repository: Repositor
     assert clone.run("git", "status", "--short") == ""
 
 
-@one_worker
 def test_a_new_weight_a_new_figure_and_a_new_seed_run_what_they_must(repository: Repository) -> None:
     values = small_params()
     values["grid"]["methods"].append("gta-1")
@@ -135,47 +120,3 @@ def test_a_new_weight_a_new_figure_and_a_new_seed_run_what_they_must(repository:
     output = repository.run("dvc", "repro", "--single-item", "finetune@digits-50-baseline")
     assert output.count("already trained") == 2  # only the third seed was trained
     assert (repository.path / "runs/finetune/digits/50/baseline/seed0.safetensors").read_bytes() == before
-
-
-def test_killed_in_the_middle_it_ends_with_the_same_weights(tmp_path: Path) -> None:
-    values = small_params()
-    values["grid"] |= {"fractions": [100], "methods": ["gta-0.1"], "seeds": [0]}
-    values["finetune"] |= {"epochs": 120, "drop_path": 0.1}  # seconds, so that the kill comes in between
-    weights = []
-    prepared = Repository(tmp_path / "prepared", values)
-    prepared.repro("source", "split@digits")
-    for kills in (0, 2):
-        repository = prepared.copy(tmp_path / str(kills))
-        for _ in range(kills):
-            kill_when_it_trains(repository)
-        output = repository.run("dvc", "repro", "finetune@digits-100-gta-0.1")
-        assert ("goes on after epoch" in output) == bool(kills)
-        weights.append(repository.path / "runs/finetune/digits/100/gta-0.1/seed0.safetensors")
-    assert weights[0].read_bytes() == weights[1].read_bytes()
-
-
-def working_folders() -> list[Path]:
-    """The links to every process's working folder that can be read."""
-    return [path for path in Path("/proc").glob("[0-9]*/cwd") if os.access(path, os.R_OK) and path.exists()]
-
-
-def checkpoints(repository: Repository) -> set[int]:
-    """When each checkpoint was written, in nanoseconds."""
-    return {path.stat().st_mtime_ns for path in (repository.path / "runs/state").rglob("checkpoint.pt")}
-
-
-def kill_when_it_trains(repository: Repository) -> None:
-    """Starts `dvc repro`, waits for a new checkpoint, and kills DVC alone with SIGKILL."""
-    before = checkpoints(repository)
-    command = ["dvc", "repro", "finetune@digits-100-gta-0.1"]
-    with subprocess.Popen(
-        command, cwd=repository.path, env=ENVIRONMENT, stderr=subprocess.DEVNULL
-    ) as process:
-        while checkpoints(repository) <= before:
-            assert process.poll() is None, "it ended before a checkpoint of it was seen"
-            time.sleep(0.01)
-        os.kill(process.pid, signal.SIGKILL)
-    deadline = time.monotonic() + 60
-    while any(path.readlink() == repository.path for path in working_folders()):
-        assert time.monotonic() < deadline, "the stage outlived DVC"
-        time.sleep(0.1)

@@ -1,0 +1,55 @@
+"""kill -9 in the middle of training: the next `dvc repro` ends with the same bits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from repository import ENVIRONMENT, Repository, small_params
+
+
+def test_killed_in_the_middle_it_ends_with_the_same_weights(tmp_path: Path) -> None:
+    values = small_params()
+    values["grid"] |= {"fractions": [100], "methods": ["gta-0.1"], "seeds": [0]}
+    values["finetune"] |= {"epochs": 120, "drop_path": 0.1}  # seconds, so that the kill comes in between
+    weights = []
+    prepared = Repository(tmp_path / "prepared", values)
+    prepared.repro("source", "split@digits")
+    for kills in (0, 2):
+        repository = prepared.copy(tmp_path / str(kills))
+        for _ in range(kills):
+            kill_when_it_trains(repository)
+        output = repository.run("dvc", "repro", "finetune@digits-100-gta-0.1")
+        assert ("goes on after epoch" in output) == bool(kills)
+        weights.append(repository.path / "runs/finetune/digits/100/gta-0.1/seed0.safetensors")
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def working_folders() -> list[Path]:
+    """The links to every process's working folder that can be read."""
+    return [path for path in Path("/proc").glob("[0-9]*/cwd") if os.access(path, os.R_OK) and path.exists()]
+
+
+def checkpoints(repository: Repository) -> set[int]:
+    """When each checkpoint was written, in nanoseconds."""
+    return {path.stat().st_mtime_ns for path in (repository.path / "runs/state").rglob("checkpoint.pt")}
+
+
+def kill_when_it_trains(repository: Repository) -> None:
+    """Starts `dvc repro`, waits for a new checkpoint, and kills DVC alone with SIGKILL."""
+    before = checkpoints(repository)
+    command = ["dvc", "repro", "finetune@digits-100-gta-0.1"]
+    with subprocess.Popen(
+        command, cwd=repository.path, env=ENVIRONMENT, stderr=subprocess.DEVNULL
+    ) as process:
+        while checkpoints(repository) <= before:
+            assert process.poll() is None, "it ended before a checkpoint of it was seen"
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while any(path.readlink() == repository.path for path in working_folders()):
+        assert time.monotonic() < deadline, "the stage outlived DVC"
+        time.sleep(0.1)
