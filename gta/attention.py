@@ -1,30 +1,125 @@
-"""Records the [CLS] row of the scaled attention logits of a ViT's blocks while it runs.
+"""Records the scaled attention logits of a ViT's blocks while it runs: the [CLS] row, or all rows.
 
-No model is forked and no tokens x tokens map is built: hooks on `q_norm` and `k_norm`, which timm's
-attention calls under fused and unfused kernels alike, give the [CLS] query and all keys, whose product
-is the one row that is wanted, O(tokens) a head.
+No model is forked, and for the [CLS] row no tokens x tokens map is built: hooks give the [CLS] query and
+all keys (gta.readers), whose product is the one row that is wanted, O(tokens) a head. Works for timm's ViTs
+with a [CLS] token, torchvision's VisionTransformer and Hugging Face's ViT, DeiT and DINOv2, also within
+DistributedDataParallel and torch.compile.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from gta.errors import InputError
+from gta.readers import Handles, reader_of
+
+Rows = Literal["cls", "all"]
+
+HUGGING_FACE = {"vit": 1, "deit": 2, "dinov2": 1, "dinov2_with_registers": 1}
+"""Model type -> prefix tokens, registers not counted."""
+
+
+class Layout(NamedTuple):
+    """Where a model's attention is, and what its tokens are."""
+
+    attentions: list[nn.Module]
+    """The attention module of each block, in order of depth."""
+    heads: list[int]
+    """Of each block."""
+    prefix: int
+    """Tokens before the patches: [CLS] first, then distillation and registers."""
+    grid: tuple[int, int]
+    """Rows and columns of patches."""
+
+
+def layout_of(model: nn.Module) -> Layout:
+    """The layout. Raises InputError, with the reason, where the [CLS] row means nothing or cannot be had."""
+    model = unwrapped(model)
+    name = type(model).__name__
+    if type(model).__module__ == "torchvision.models.vision_transformer":
+        attentions, prefix, grid = _of_torchvision(model)
+    elif hasattr(model, "config") and hasattr(model.config, "model_type"):
+        attentions, prefix, grid = _of_hugging_face(model)
+    else:
+        attentions, prefix, grid = _of_timm(model)
+    heads = []
+    for attn in attentions:
+        reader = reader_of(attn)
+        if reader is None:
+            raise InputError(f"{name}: {_why_not(attn)}")
+        heads.append(int(getattr(attn, reader.heads)))
+    return Layout(attentions, heads, prefix, grid)
+
+
+def unwrapped(model: Any) -> nn.Module:
+    """The model itself, out of DistributedDataParallel and torch.compile."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, nn.parallel.DistributedDataParallel):
+            inner = model.module
+        if inner is None:
+            found: nn.Module = model
+            return found
+        model = inner
+
+
+def _of_timm(model: Any) -> tuple[list[nn.Module], int, tuple[int, int]]:
+    name, blocks = type(model).__name__, getattr(model, "blocks", None)
+    if blocks is None or not len(blocks):
+        raise InputError(f"{name}: expected a ViT whose blocks are `blocks[i]`, found none")
+    if getattr(model, "cls_token", None) is None:
+        raise InputError(f"{name}: has no [CLS] token at its input, so there is no attention of it to guide")
+    pooling = getattr(model, "global_pool", "token")
+    if pooling != "token":
+        raise InputError(f"{name}: its head reads {pooling!r} pooling, not the [CLS] token")
+    dropout = getattr(model, "patch_drop", None)
+    if dropout is not None and not isinstance(dropout, nn.Identity):
+        raise InputError(f"{name}: patch dropout breaks the match of source and model tokens; set it to 0")
+    attentions = [getattr(block, "attn", block) for block in blocks]
+    for attn in attentions:
+        if reader_of(attn) is None:
+            raise InputError(f"{name}: {_why_not(attn)}")
+    rows, columns = model.patch_embed.grid_size
+    return attentions, int(model.num_prefix_tokens), (int(rows), int(columns))
+
+
+def _of_torchvision(model: Any) -> tuple[list[nn.Module], int, tuple[int, int]]:
+    side = model.image_size // model.patch_size
+    return [block.self_attention for block in model.encoder.layers], 1, (side, side)
+
+
+def _of_hugging_face(model: Any) -> tuple[list[nn.Module], int, tuple[int, int]]:
+    kind, config = model.config.model_type, model.config
+    if kind not in HUGGING_FACE:
+        raise InputError(
+            f"{type(model).__name__}: models of type {kind!r} are not supported; of Hugging Face's, "
+            f"{', '.join(HUGGING_FACE)} are; the same weights may exist for timm"
+        )
+    attentions = [module for module in model.modules() if reader_of(module) is not None]
+    side = config.image_size // config.patch_size
+    return attentions, HUGGING_FACE[kind] + int(getattr(config, "num_register_tokens", 0)), (side, side)
+
+
+def _why_not(attn: nn.Module) -> str:
+    kind = type(attn).__name__
+    what = "subtracts two attention maps" if "Diff" in kind else "is not among those that can be read"
+    return f"attention of class {type(attn).__module__}.{kind} is not supported: it {what}"
 
 
 class LogitRecorder:
-    """The logits of the latest forward pass. `rows` maps a block's number to (B, heads, tokens)."""
+    """The logits of the latest forward pass. `rows` maps a block's number to (B, heads, tokens), or to
+    (B, heads, tokens, tokens) where all rows are recorded."""
 
     def __init__(self) -> None:
         self.rows: dict[int, Tensor] = {}
 
     def stacked(self) -> Tensor:
-        """All recorded rows in order of depth: (layers, B, heads, tokens), float32.
+        """All recorded rows in order of depth, float32: (layers, B, heads, tokens), or with one more axis.
 
         Raises RuntimeError where nothing was recorded, which means that the model has not run.
         """
@@ -33,61 +128,21 @@ class LogitRecorder:
         return torch.stack([self.rows[layer] for layer in sorted(self.rows)]).float()
 
 
-def depth(model: nn.Module) -> int:
-    """The number of attention blocks. Raises InputError where the model has no `blocks[i].attn`."""
-    blocks = getattr(model, "blocks", None)
-    if blocks is None or not all(hasattr(block, "attn") for block in blocks):
-        raise InputError(f"{type(model).__name__}: expected a ViT with `blocks[i].attn`, found none")
-    return len(blocks)
-
-
-def attention_of(model: nn.Module, block: int) -> Any:
-    """The attention module of a block."""
-    return model.get_submodule(f"blocks.{block}.attn")
-
-
-def grid_size(model: Any) -> tuple[int, int]:
-    """Rows and columns of patches."""
-    rows, columns = model.patch_embed.grid_size
-    return int(rows), int(columns)
-
-
-def prefix_tokens(model: Any) -> int:
-    """Tokens before the patches: [CLS], distillation, registers."""
-    return int(model.num_prefix_tokens)
-
-
-def check_readable(model: nn.Module) -> None:
-    """Raises InputError, with the reason, where the [CLS] row of `model` means nothing or is not had."""
-    name, blocks = type(model).__name__, depth(model)
-    if getattr(model, "cls_token", None) is None:
-        raise InputError(f"{name}: has no [CLS] token, so there is no attention of it to guide")
-    pooling = getattr(model, "global_pool", "token")
-    if pooling != "token":
-        raise InputError(f"{name}: its head reads {pooling!r} pooling, not the [CLS] token")
-    if getattr(model, "patch_drop", None) is not None and not isinstance(model.patch_drop, nn.Identity):
-        raise InputError(f"{name}: patch dropout breaks the match of source and model tokens; set it to 0")
-    for index in range(blocks):
-        attn = attention_of(model, index)
-        missing = [part for part in ("q_norm", "k_norm", "scale") if not hasattr(attn, part)]
-        if missing or "Diff" in type(attn).__name__:
-            what = f"lacks {', '.join(missing)}" if missing else "subtracts two attention maps"
-            raise InputError(f"{name}: attention of class {type(attn).__name__} is not supported: it {what}")
-
-
 @contextmanager
-def record_cls_logits(model: nn.Module, layers: Iterable[int]) -> Iterator[LogitRecorder]:
-    """While the context lasts, every forward pass of `model` records its [CLS] rows, with gradient.
+def record_logits(model: nn.Module, layers: Iterable[int], rows: Rows = "cls") -> Iterator[LogitRecorder]:
+    """While the context lasts, every forward pass of `model` records attention logits, with gradient.
 
-    layers: block numbers from 0. A row is (q_cls * scale) @ k^T as in the block itself: before softmax,
-    over all tokens, prefix tokens first. The logits have the precision in which the block computes.
-    Gradient checkpointing runs a block again during backward; the first run's row is kept.
+    layers: block numbers from 0; rows: the [CLS] row alone, or `all`. Logits are q k^T * scale, plus a
+    relative position bias where the class has one, as in the block itself: before softmax, over all tokens,
+    prefix tokens first, in the precision in which the block computes. Gradient checkpointing runs a block
+    again during backward; the first run's rows are kept. Raises InputError where the model cannot be read,
+    see `layout_of`.
     """
-    check_readable(model)
+    attentions = layout_of(model).attentions
     recorder = LogitRecorder()
     handles = [model.register_forward_pre_hook(lambda *_: recorder.rows.clear())]
     for layer in layers:
-        handles += _hook_block(attention_of(model, layer), layer, recorder)
+        handles += _hook(attentions[layer], layer, recorder, rows)
     try:
         yield recorder
     finally:
@@ -95,38 +150,11 @@ def record_cls_logits(model: nn.Module, layers: Iterable[int]) -> Iterator[Logit
             handle.remove()
 
 
-def _hook_block(attn: Any, layer: int, recorder: LogitRecorder) -> list[Any]:
-    rope: list[Tensor | None] = [None]
-    query: list[Tensor] = []
+def _hook(attn: nn.Module, layer: int, recorder: LogitRecorder, rows: Rows) -> Handles:
+    def keep(logits: Tensor) -> None:
+        if layer not in recorder.rows:
+            recorder.rows[layer] = logits if rows == "all" else logits.squeeze(2)
 
-    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        rope[0] = kwargs.get("rope", args[1] if hasattr(attn, "rotate_half") and len(args) > 1 else None)
-
-    def after_query(_: nn.Module, __: Any, q: Tensor) -> None:
-        query[:] = [q[:, :, :1]]
-
-    def after_key(_: nn.Module, __: Any, k: Tensor) -> None:
-        # computed on recomputation too, which has to save the very tensors that the first pass saved
-        recorder.rows.setdefault(layer, _row(attn, query.pop(), k, rope[0]))
-
-    return [
-        attn.register_forward_pre_hook(before, with_kwargs=True),
-        attn.q_norm.register_forward_hook(after_query),
-        attn.k_norm.register_forward_hook(after_key),
-    ]
-
-
-def _row(attn: Any, query: Tensor, k: Tensor, rope: Tensor | None) -> Tensor:
-    """query (B, heads, 1, d), k (B, kv heads, N, d) -> (B, heads, N)."""
-    if rope is not None:
-        from timm.layers import apply_rot_embed_cat  # here: models without rotary positions need no timm
-
-        prefix: int = attn.num_prefix_tokens
-        # The [CLS] query is a prefix token, which timm leaves unrotated.
-        turned = apply_rot_embed_cat(k[:, :, prefix:], rope, half=bool(getattr(attn, "rotate_half", False)))
-        k = torch.cat([k[:, :, :prefix], turned], dim=2).type_as(query)
-    groups = query.shape[1] // k.shape[1]
-    if groups > 1:
-        k = k.repeat_interleave(groups, dim=1)
-    scaled: Tensor = query * attn.scale
-    return (scaled @ k.transpose(-2, -1)).squeeze(2)
+    reader = reader_of(attn)
+    assert reader is not None  # layout_of has refused such a model
+    return reader.read(attn, keep, rows == "all")

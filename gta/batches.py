@@ -36,17 +36,21 @@ class Epochs(Sampler[list[tuple[int, int]]]):
 
 
 class TrainImages(Dataset[tuple[Tensor, int]]):
-    """(epoch, row) -> random view (3, size, size), uint8, and label; seeded by (seed, epoch, row)."""
+    """(epoch, row) -> random views (views, 3, size, size), uint8, and label; seeded by (seed, epoch, row)."""
 
-    def __init__(self, folder: Path, rows: pd.DataFrame, size: int, crop: Crop, seed: int) -> None:
+    def __init__(
+        self, folder: Path, rows: pd.DataFrame, size: int, crop: Crop, seed: int, views: int = 1
+    ) -> None:
         self.paths = [folder / name for name in rows["image"]]
         self.labels = rows["label"].tolist()
-        self.size, self.crop, self.seed = size, crop, seed
+        self.size, self.crop, self.seed, self.views = size, crop, seed, views
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int]:
         epoch, row = item
-        view = train_view(read_rgb(self.paths[row]), self.size, self.crop, (self.seed, epoch, row))
-        return torch.tensor(view), self.labels[row]
+        image, seed = read_rgb(self.paths[row]), (self.seed, epoch, row)
+        seeds = [seed, *((*seed, view) for view in range(1, self.views))]
+        views = [train_view(image, self.size, self.crop, each) for each in seeds]
+        return torch.from_numpy(np.stack(views)), self.labels[row]
 
 
 class CentreImages(Dataset[dict[str, Any]]):
@@ -81,7 +85,8 @@ class CentreImages(Dataset[dict[str, Any]]):
 
 
 def train_loader(images: TrainImages, batch_size: int, workers: int) -> tuple[DataLoader[Any], Epochs]:
-    """Batches of images (B, 3, size, size), uint8, and labels (B); set the sampler's epoch before each."""
+    """Batches of views (B, views, 3, size, size), uint8, and labels (B); set the sampler's epoch before
+    each."""
     sampler = Epochs(len(images.labels), batch_size, images.seed)
     loader = DataLoader(
         images,

@@ -52,9 +52,9 @@ SOURCE: dict[str, Any] = {"color": "#009E73", "linestyle": ":", "linewidth": 1.6
 GTA: dict[str, Any] = {"color": "#0072B2", "marker": "o"}
 RING: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 8, "mfc": "none", "mec": "black"}
 OTHERS: list[dict[str, Any]] = [
-    {"color": "#CC79A7", "linestyle": "-.", "marker": "^"},
-    {"color": "#E69F00", "linestyle": "-.", "marker": "D"},
-    {"color": "#56B4E9", "linestyle": "-.", "marker": "v"},
+    {"color": color, "linestyle": "-.", "marker": marker}
+    for marker in "^Dv<>"
+    for color in ("#CC79A7", "#E69F00", "#56B4E9", "#009E73", "black")
 ]
 DOTS: dict[str, Any] = {"linestyle": "", "marker": ".", "markersize": 4, "markeredgewidth": 0, "alpha": 0.4}
 BAND: dict[str, Any] = {"alpha": 0.18, "linewidth": 0}

@@ -12,8 +12,8 @@ whether it sums or averages. Those are options here, and their defaults are ours
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gta.attention import attention_of, depth, grid_size, prefix_tokens, record_cls_logits
+from gta.attention import Layout, layout_of, record_logits
 from gta.errors import InputError
 
 Distance = Literal["logits", "centred", "kl"]
@@ -63,15 +63,37 @@ def attention_penalty(
     return entries.mean() if reduction == "mean" else entries.sum() / logits.shape[1]
 
 
+@contextmanager
+def beside(source: nn.Module, model: nn.Module) -> Iterator[None]:
+    """While the context lasts, each training pass of `model` is preceded by one of `source`.
+
+    The source is frozen, in evaluation mode, and sees the very same tensor under the same autocast without
+    gradient; it runs only while the model is in training mode with gradients on. Hugging Face's `labels` are
+    not handed on.
+    """
+    source.requires_grad_(False).eval()
+
+    def run_source(_: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
+        if model.training and torch.is_grad_enabled():
+            with torch.no_grad():
+                source(*inputs, **{name: value for name, value in options.items() if name != "labels"})
+
+    handle = model.register_forward_pre_hook(run_source, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 class Guide:
-    """Keeps a frozen source beside the model in training: each of its forward passes is the source's too.
+    """Keeps a frozen source beside the model in training, and tells how far their attention is apart.
 
         with Guide(source, model) as guide:
             loss = F.cross_entropy(model(images), labels) + weight * guide.penalty()
 
-    The source runs just before the model, on the very same tensor and under the same autocast, without
-    gradient; only while the model is in training mode with gradients on.
-
+    model: timm's, torchvision's or Hugging Face's (see `gta.attention`), plain, compiled, or within
+    DistributedDataParallel: the very object that is called. source: of the same architecture; it runs as in
+    `beside`, unless `run_source` is False because the caller sees to that.
     layers, heads: numbers from 0 (negative ones count from the end), or "all"; columns: "all" tokens or
     "patches" only; distance and reduction as in `attention_penalty`.
     Raises InputError where the two models differ in tokens, prefix tokens, depth or heads, or where a
@@ -88,32 +110,27 @@ class Guide:
         columns: Columns = "all",
         distance: Distance = "logits",
         reduction: Reduction = "mean",
+        run_source: bool = True,
     ) -> None:
-        _check_alike(source, model)
-        self.source = source.requires_grad_(False).eval()
-        self.model = model
-        self.layers = _numbers("layer", layers, depth(model))
-        self.heads = _numbers("head", heads, attention_of(model, 0).num_heads)
-        self.first_column = prefix_tokens(model) if columns == "patches" else 0
+        layout = check_alike(source, model)
+        self.source, self.model, self.run_source = source, model, run_source
+        self.layers = numbers("layer", layers, len(layout.attentions))
+        self.heads = numbers("head", heads, min(layout.heads))
+        self.first_column = layout.prefix if columns == "patches" else 0
         self.distance, self.reduction = distance, reduction
         self._contexts = ExitStack()
 
     def __enter__(self) -> Guide:
-        self._of_source = self._contexts.enter_context(record_cls_logits(self.source, self.layers))
-        self._of_model = self._contexts.enter_context(record_cls_logits(self.model, self.layers))
-        handle = self.model.register_forward_pre_hook(self._run_source)
-        self._contexts.callback(handle.remove)
+        self._of_source = self._contexts.enter_context(record_logits(self.source, self.layers))
+        self._of_model = self._contexts.enter_context(record_logits(self.model, self.layers))
+        if self.run_source:
+            self._contexts.enter_context(beside(self.source, self.model))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._contexts.close()
-
-    def _run_source(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if model.training and torch.is_grad_enabled():
-            with torch.no_grad():
-                self.source(*inputs)
 
     def penalty(self) -> Tensor:
         """The penalty of the model's latest forward pass: a float32 scalar >= 0, with gradient."""
@@ -129,7 +146,9 @@ class Guide:
         return chosen[..., self.first_column :]
 
 
-def _numbers(what: str, wanted: Sequence[int] | Literal["all"], count: int) -> list[int]:
+def numbers(what: str, wanted: Sequence[int] | Literal["all"], count: int) -> list[int]:
+    """Layers or heads as sorted numbers from 0. Raises InputError where one does not exist, or none is
+    given."""
     if wanted == "all":
         return list(range(count))
     wrong = [number for number in wanted if not -count <= int(number) < count]
@@ -140,19 +159,15 @@ def _numbers(what: str, wanted: Sequence[int] | Literal["all"], count: int) -> l
     return sorted({int(number) % count for number in wanted})
 
 
-def _check_alike(source: nn.Module, model: nn.Module) -> None:
-    def shape(network: nn.Module) -> dict[str, Any]:
-        blocks = depth(network)
-        return {
-            "blocks": blocks,
-            "heads": [attention_of(network, block).num_heads for block in range(blocks)],
-            "patch grid": grid_size(network),
-            "prefix tokens": prefix_tokens(network),
-        }
-
-    ours, theirs = shape(model), shape(source)
-    for what, value in ours.items():
-        if value != theirs[what]:
-            raise InputError(
-                f"source and model differ in {what}: the source has {theirs[what]}, the model {value}"
-            )
+def check_alike(source: nn.Module, model: nn.Module) -> Layout:
+    """The layout that the two share. Raises InputError where they differ."""
+    ours, theirs = layout_of(model), layout_of(source)
+    for what, value, other in (
+        ("blocks", len(ours.attentions), len(theirs.attentions)),
+        ("heads", ours.heads, theirs.heads),
+        ("patch grid", ours.grid, theirs.grid),
+        ("prefix tokens", ours.prefix, theirs.prefix),
+    ):
+        if value != other:
+            raise InputError(f"source and model differ in {what}: the source has {other}, the model {value}")
+    return ours

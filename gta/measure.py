@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from gta.attention import depth, grid_size, prefix_tokens, record_cls_logits
+from gta.attention import layout_of, record_logits
 from gta.batches import REGIONS
 from gta.errors import InputError
 from gta.metrics import attention_map, on_object, per_image
@@ -51,7 +51,8 @@ def look(
     All models see the same views, which are read once. A model without a head gives predictions that mean
     nothing; only its attention is of use. layer: block number, negative ones from the end.
     """
-    blocks = depth(next(iter(models.values())))
+    layouts = {name: layout_of(model) for name, model in models.items()}
+    blocks = len(next(iter(layouts.values())).attentions)
     if not -blocks <= layer < blocks:
         raise InputError(
             f"params.yaml: evaluate.layer: expected a number from {-blocks} to {blocks - 1}, got {layer}"
@@ -59,7 +60,7 @@ def look(
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in models}
     with ExitStack() as contexts:
         recorders = {
-            name: contexts.enter_context(record_cls_logits(model, [layer % blocks]))
+            name: contexts.enter_context(record_logits(model, [layer % blocks]))
             for name, model in models.items()
         }
         for batch in tqdm(loader, "evaluate", unit="batch", disable=None, leave=False):
@@ -69,7 +70,7 @@ def look(
                 with autocast(precision, device):
                     logits = model(images)
                 row = recorders[name].stacked()[0]
-                attention = attention_map(row, prefix_tokens(model), heads, grid_size(model))
+                attention = attention_map(row, layouts[name].prefix, heads, layouts[name].grid)
                 columns = per_image(logits, labels)
                 for region, mask in regions.items():
                     measures = on_object(attention, mask)

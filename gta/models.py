@@ -17,8 +17,11 @@ from torch import Tensor, nn
 
 import gta.demo_vit  # noqa: F401 registers the demo's model with timm
 from gta.atomic import atomic_file
-from gta.attention import check_readable
+from gta.attention import layout_of
 from gta.errors import InputError
+
+HEADS = ("head.", "head_dist.")
+"""How names of the weights of classifiers start."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def create(card: Card, drop_path: float = 0.0) -> nn.Module:
     Raises InputError where timm does not know the name, or the [CLS] row means nothing in this model.
     """
     model = create_timm(card.model, card.image_size, num_classes=card.num_classes, drop_path_rate=drop_path)
-    check_readable(model)
+    layout_of(model)
     return model
 
 
@@ -78,9 +81,9 @@ def start_from(source: Path, num_classes: int, drop_path: float) -> tuple[nn.Mod
     state, card = read_weights(source)
     card = replace(card, num_classes=num_classes)
     model = create(card, drop_path)
-    body = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
+    body = {name: tensor for name, tensor in state.items() if not name.startswith(HEADS)}
     problems = model.load_state_dict(body, strict=False)
-    missing = [name for name in problems.missing_keys if not name.startswith("head.")]
+    missing = [name for name in problems.missing_keys if not name.startswith(HEADS)]
     if missing or problems.unexpected_keys:
         raise InputError(f"{source}: missing {missing}, unexpected {problems.unexpected_keys}")
     return model, card

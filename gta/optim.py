@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from gta.attention import depth
+from gta.attention import layout_of
 
 if TYPE_CHECKING:
     from gta.params.finetune import Finetune
@@ -20,12 +20,16 @@ def parameter_groups(model: nn.Module, settings: Finetune) -> list[dict[str, Any
 
     Vectors, position embeddings and prefix tokens have no weight decay.
     """
-    blocks = depth(model)
+    blocks = len(layout_of(model).attentions)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        scale = settings.head_lr_scale if name.startswith("head.") else _layer_scale(name, blocks, settings)
+        if re.match(r"head(_dist)?\.", name):
+            scale = settings.head_lr_scale
+        else:
+            scale = _layer_scale(name, blocks, settings)
+            scale *= settings.lora.lr_scale if ".lora_" in name else 1.0
         plain = parameter.ndim <= 1 or name.endswith(("pos_embed", "_token", "reg_token"))
         decay = 0.0 if plain else settings.weight_decay
         group = groups.setdefault(
@@ -45,9 +49,23 @@ def _layer_scale(name: str, blocks: int, settings: Finetune) -> float:
     return float(settings.layer_decay**above)
 
 
-def build_optimizer(model: nn.Module, settings: Finetune) -> torch.optim.Optimizer:
-    """AdamW (second beta 0.999) or SGD with Nesterov momentum, over the groups above."""
+def build_optimizer(model: nn.Module, penalties: nn.Module, settings: Finetune) -> torch.optim.Optimizer:
+    """AdamW (second beta 0.999) or SGD with Nesterov momentum, over the groups above.
+
+    What the penalties train, such as a projection, has the head's learning rate.
+    """
     groups = parameter_groups(model, settings)
+    own = [parameter for parameter in penalties.parameters() if parameter.requires_grad]
+    if own:
+        scale = settings.head_lr_scale
+        groups.append(
+            {
+                "params": own,
+                "lr": settings.lr * scale,
+                "lr_scale": scale,
+                "weight_decay": settings.weight_decay,
+            }
+        )
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.momentum, 0.999), foreach=True)
     nesterov = settings.momentum > 0

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from gta.attention import check_readable
+from gta.attention import layout_of
 from gta.errors import InputError
 from gta.models import Card, create_timm
 
@@ -63,7 +63,7 @@ def build(settings: Source, pretrained: bool) -> Any:
             f"params.yaml: source.image_size: expected a multiple of the patch size {patch}, "
             f"got {settings.image_size}"
         )
-    check_readable(model)
+    layout_of(model)
     return model
 
 

@@ -10,15 +10,18 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
+import numpy as np
 import pandas as pd
 from pandas.errors import EmptyDataError, ParserError
+from scipy.stats import false_discovery_control
+from scipy.stats import t as student
 
 from gta.errors import InputError
-from gta.methods import parse_method
+from gta.methods import BASELINE, PENALTIES, parse_method
 from gta.params.aggregate import Region
 from gta.params.grid import Grid
 
-BASELINE = "baseline"
+GTA = PENALTIES["gta"].label
 KEYS = ["dataset", "fraction"]
 REGIONS: tuple[Region, ...] = get_args(Region)
 OF_REGION = ("images_{}", "share_{}", "mass_{}", "mass_{}_source", "hit_{}", "hit_{}_source")
@@ -28,12 +31,11 @@ MEASURES = ["top1", *(name.format(region) for region in REGIONS for name in OF_R
 
 
 class Choice(NamedTuple):
-    """The GTA method that is reported for one data set and fraction."""
+    """The method that is reported for one data set, fraction and family."""
 
     method: str
-    weight: float
     protocol: str
-    """Who chose the weight: `validation (<n> images)` or `given`."""
+    """Who chose its weight: `validation (<n> images)` or `given`."""
 
 
 def read_cells(folder: Path, grid: Grid) -> pd.DataFrame:
@@ -72,52 +74,79 @@ def _read_cell(folder: Path, dataset: str, fraction: int, method: str, seeds: li
 
 def gta_weights(grid: Grid) -> dict[str, float]:
     """The methods that are GTA alone, with their weights (the paper's lambda), in order of weight."""
-    terms = {name: parse_method(name).weights for name in grid.methods if "+" not in name}
-    found = {name: weights["gta"] for name, weights in terms.items() if list(weights) == ["gta"]}
-    return dict(sorted(found.items(), key=lambda item: item[1]))
+    names = families(grid).get(GTA, [])
+    return {name: parse_method(name).weights["gta"] for name in names}
 
 
-def choose(val: pd.DataFrame, grid: Grid, given: float | None) -> dict[tuple[str, int], Choice]:
-    """The reported GTA method of each data set and fraction; nothing if the grid has none.
+def families(grid: Grid) -> dict[str, list[str]]:
+    """Methods but the baseline by family (those that differ in weights alone), each in order of weight."""
+    found: dict[str, list[str]] = {}
+    for name in grid.methods:
+        if name != BASELINE:
+            found.setdefault(parse_method(name).family, []).append(name)
+    return {family: sorted(names, key=_weights) for family, names in found.items()}
 
-    `val`: validation rows only, so that no test image can have a say. `given`: that weight; None: the
-    highest mean top1 over seeds, on a tie the smaller weight. Raises InputError where there is nothing to
-    choose by or `given` is not in the grid, ValueError where `val` has other rows.
+
+def choose(val: pd.DataFrame, grid: Grid, given: float | None) -> dict[tuple[str, int, str], Choice]:
+    """The reported method of each data set, fraction and family; nothing for the baseline.
+
+    `val`: validation rows only, so that no test image can have a say. `given`: the weight of GTA alone.
+    Else, and for every other family with more than one member: the highest mean top1 over seeds, on a tie
+    the smaller weight. Raises InputError where there is nothing to choose by or `given` is not in the grid,
+    ValueError where `val` has other rows.
     """
     if not (val["split"] == "val").all():
         raise ValueError(f"expected rows of the split val, got {sorted(set(val['split']))}")
-    weights, cells = gta_weights(grid), list(product(grid.datasets, grid.fractions))
-    listed = ", ".join(f"{weight:g}" for weight in weights.values()) or "there is none"
-    key = "params.yaml: aggregate.weight"
+    _check_given(given, gta_weights(grid))
+    chosen = {}
+    for dataset, fraction in product(grid.datasets, grid.fractions):
+        rows = val[(val["dataset"] == dataset) & (val["fraction"] == fraction)]
+        for family, names in families(grid).items():
+            if family == GTA and given is not None:
+                names = [name for name in names if parse_method(name).weights["gta"] == given]
+            key = (dataset, fraction, family)
+            chosen[key] = Choice(names[0], "given") if len(names) == 1 else _best(rows, key, names)
+    return chosen
+
+
+def _check_given(given: float | None, weights: dict[str, float]) -> None:
     if given is not None and given not in weights.values():
-        raise InputError(f"{key}: expected a weight of grid.methods ({listed}) or null, got {given}")
-    if given is None and len(weights) > 1:
-        chosen = {}
-        for dataset, fraction in cells:
-            rows = val[
-                (val["dataset"] == dataset) & (val["fraction"] == fraction) & val["method"].isin(weights)
-            ]
-            if set(rows["method"]) != set(weights):
-                raise InputError(
-                    f"{key}: expected a number, as {dataset} at {fraction} % has no validation images and a "
-                    f"weight is never chosen on test images; choices: {listed}; got null"
-                )
-            chosen[dataset, fraction] = _best(rows, weights)
-        return chosen
-    return {
-        cell: Choice(method, weight, "given")
-        for cell, (method, weight) in product(cells, weights.items())
-        if weight == given or len(weights) == 1
-    }
+        raise InputError(
+            f"params.yaml: aggregate.weight: expected a weight of grid.methods ({_listed(weights)}) or null, "
+            f"got {given}"
+        )
 
 
-def _best(rows: pd.DataFrame, weights: dict[str, float]) -> Choice:
+def _listed(weights: dict[str, float]) -> str:
+    return ", ".join(f"{weight:g}" for weight in weights.values()) or "there is none"
+
+
+def _weights(name: str) -> tuple[float, ...]:
+    return tuple(parse_method(name).weights.values())
+
+
+def _best(val: pd.DataFrame, key: tuple[str, int, str], names: list[str]) -> Choice:
+    """The best on validation of the methods `names`, which are in order of weight."""
+    rows = val[val["method"].isin(names)]
+    if set(rows["method"]) != set(names):
+        dataset, fraction, family = key
+        where = f"{dataset} at {fraction} % has no validation images"
+        where += " and a weight is never chosen on test images"
+        if family == GTA:
+            weights = {name: parse_method(name).weights["gta"] for name in names}
+            raise InputError(
+                f"params.yaml: aggregate.weight: expected a number, as {where}; choices: {_listed(weights)}; "
+                "got null"
+            )
+        raise InputError(
+            f"params.yaml: grid.methods: expected one weight of {family}, as {where}; got {', '.join(names)}"
+        )
     # Counts of images, as shares rounded to six digits would hide ties.
     counts = pd.DataFrame({"right": (rows["top1"] * rows["images"]).round(), "of": rows["images"]})
     sums = counts.groupby(rows["method"]).sum()
     accuracy = (sums["right"] / sums["of"]).to_dict()
-    method = min(weights, key=lambda name: (-accuracy[name], weights[name]))
-    return Choice(method, weights[method], f"validation ({rows['images'].max()} images)")
+    method = max(names, key=lambda name: accuracy[name])  # the first of equals
+    return Choice(method, f"validation ({rows['images'].max()} images)")
 
 
 def measure(test: pd.DataFrame) -> pd.DataFrame:
@@ -140,20 +169,21 @@ def measure(test: pd.DataFrame) -> pd.DataFrame:
     return sizes.join(values.mean()).join(values.std().add_suffix("_std")).reset_index()
 
 
-def label(measured: pd.DataFrame, grid: Grid, choices: dict[tuple[str, int], Choice]) -> pd.DataFrame:
-    """Adds `weight` (GTA's), and for what tables report its `label` and the `protocol` behind its weight.
-
-    The chosen GTA is labelled `GTA`, other weights are not; what is not GTA alone is labelled by its name.
-    """
+def label(measured: pd.DataFrame, grid: Grid, choices: dict[tuple[str, int, str], Choice]) -> pd.DataFrame:
+    """Adds `weight` (of methods that are GTA alone), and for what tables report its `label`, which is its
+    family,
+    and the `protocol` behind its weight."""
     weights = gta_weights(grid)
     labels: list[tuple[float | None, str | None, str | None]] = []
     for dataset, fraction, method in measured[[*KEYS, "method"]].itertuples(index=False, name=None):
-        if method not in weights:
-            labels.append((None, method, None if method == BASELINE else "given"))
-        elif method == choices[dataset, fraction].method:
-            labels.append((weights[method], "GTA", choices[dataset, fraction].protocol))
+        family = parse_method(method).family
+        choice = choices.get((dataset, fraction, family))
+        if method == BASELINE:
+            labels.append((None, BASELINE, None))
+        elif choice is not None and choice.method == method:
+            labels.append((weights.get(method), family, choice.protocol))
         else:
-            labels.append((weights[method], None, None))
+            labels.append((weights.get(method), None, None))
     added = pd.DataFrame(labels, columns=["weight", "label", "protocol"], index=measured.index)
     return measured.join(added.astype({"weight": float}))
 
@@ -177,24 +207,49 @@ def preferred(regions: pd.DataFrame, region: Region) -> pd.DataFrame:
 
 def accuracy(measured: pd.DataFrame) -> pd.DataFrame:
     """A row a data set x fraction x reported method."""
-    columns = ["train_images", "label", "weight", "seeds", "top1", "top1_std"]
-    return measured.loc[measured["label"].notna(), [*KEYS, *columns]].rename(columns={"label": "method"})
+    columns = ["train_images", "label", "name", "weight", "seeds", "top1", "top1_std"]
+    return _named(measured)[[*KEYS, *columns]].rename(columns={"label": "method"})
+
+
+def _named(measured: pd.DataFrame) -> pd.DataFrame:
+    """The reported rows, with the method's name in the grid as `name`."""
+    return measured[measured["label"].notna()].rename(columns={"method": "name"})
 
 
 def comparison(measured: pd.DataFrame) -> pd.DataFrame:
-    """A row a data set x fraction x reported method, the baseline beside it and the paired difference."""
+    """A row a data set x fraction x reported method, the baseline beside it and the paired difference.
+
+    `p`: two-sided paired t-test over seeds, see `paired_test`; `p_adjusted`: after Benjamini and Hochberg
+    (1995), for all rows of the table together.
+    """
     cells = _cells(measured, ["train_images", "test_images", "seeds"], ["top1", "top1_std"])
-    columns = ["label", "weight", "protocol", "top1", "top1_std", "difference", "difference_std"]
-    rows = measured[measured["label"].notna() & (measured["method"] != BASELINE)]
-    return cells.merge(rows[[*KEYS, *columns]], how="left", on=KEYS).rename(columns={"label": "method"})
+    columns = ["label", "name", "weight", "protocol", "top1", "top1_std", "difference", "difference_std"]
+    rows = _named(measured)
+    rows = rows.loc[rows["name"] != BASELINE, [*KEYS, *columns]]
+    table = cells.merge(rows, how="left", on=KEYS).rename(columns={"label": "method"})
+    table["p"] = paired_test(table["difference"], table["difference_std"], table["seeds"])
+    known = table["p"].notna()
+    table["p_adjusted"] = np.nan
+    table.loc[known, "p_adjusted"] = false_discovery_control(table.loc[known, "p"])
+    return table
+
+
+def paired_test(mean: pd.Series, std: pd.Series, seeds: pd.Series) -> pd.Series:
+    """p of the hypothesis that paired differences have mean 0, by Student's t with seeds - 1 degrees of
+    freedom.
+
+    NaN for one seed, and where all differences are equal, from which t says nothing.
+    """
+    t = mean.abs() / (std.where(std > 1e-6) / np.sqrt(seeds))  # measures are stored with six digits
+    return pd.Series(2 * student.sf(t, (seeds - 1).where(seeds > 1)), index=mean.index)
 
 
 def attention(measured: pd.DataFrame) -> pd.DataFrame:
     """A row a region x data set x fraction x reported method: how much attention is on the object."""
     measures = ["share", "mass_source", "mass", "mass_std", "hit_source", "hit", "hit_std"]
     beside = ["mass_lost", "mass_lost_std", "difference", "difference_std"]
-    rows = by_region(measured[measured["label"].notna()])
-    rows = rows[["region", *KEYS, "images", "seeds", "label", "weight", *measures, *beside]]
+    rows = by_region(_named(measured))
+    rows = rows[["region", *KEYS, "images", "seeds", "label", "name", "weight", *measures, *beside]]
     return rows.rename(columns={"label": "method"})
 
 
@@ -220,7 +275,7 @@ def _cells(measured: pd.DataFrame, common: list[str], measures: list[str]) -> pd
 
 
 def metrics(measured: pd.DataFrame, region: Region) -> dict[str, Any]:
-    """Data set -> `f<fraction>` -> method (`gta`: the chosen one) -> measures; no dots in keys, for DVC."""
+    """Data set -> `f<fraction>` -> family (`gta`: the chosen one) -> measures; no dots in keys, for DVC."""
     objects = preferred(by_region(measured), region)[[*KEYS, "method", "mass", "mass_std", "mass_source"]]
     rows = measured[measured["label"].notna()].merge(objects, how="left", on=[*KEYS, "method"])
     names = ["weight", "top1", "top1_std", "difference", "difference_std", "mass", "mass_std", "mass_source"]
@@ -228,5 +283,5 @@ def metrics(measured: pd.DataFrame, region: Region) -> dict[str, Any]:
     for row in rows.to_dict("records"):
         cell = tree.setdefault(row["dataset"], {}).setdefault(f"f{row['fraction']}", {})
         values = {name: float(f"{row[name]:.6g}") for name in names if pd.notna(row[name])}
-        cell[row["label"].lower().replace(".", "_")] = values
+        cell[row["label"].lower().replace(" + ", "+").replace(" ", "_")] = values
     return tree

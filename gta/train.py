@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -18,12 +20,15 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from gta.atomic import atomic_file
+from gta.attention import LogitRecorder, layout_of, record_logits
 from gta.batches import Epochs
 from gta.errors import InputError
-from gta.guidance import Guide
+from gta.guidance import beside
 from gta.methods import Method
+from gta.mixing import Mixed, mix, mixed_targets, transmix_share
 from gta.models import Card, normalise
 from gta.optim import build_optimizer, lr_at, set_lr
+from gta.penalties.base import Batch, Penalty
 from gta.precision import autocast
 
 if TYPE_CHECKING:
@@ -46,6 +51,8 @@ class Run:
     card: Card
     source: nn.Module
     method: Method
+    penalties: nn.ModuleDict
+    """The method's penalties that have a weight, by kind."""
     settings: Finetune
     seed: int
     device: torch.device
@@ -59,6 +66,11 @@ class Run:
         """`epochs`, or as many more as make `min_steps`."""
         return max(self.settings.epochs, -(-self.settings.min_steps // len(self.loader)))
 
+    @property
+    def steps(self) -> int:
+        """Of all epochs."""
+        return self.epochs * len(self.loader)
+
 
 def train(run: Run, checkpoint: Path) -> pd.DataFrame:
     """Trains `run.model` in place and returns its history, a row an epoch.
@@ -67,19 +79,17 @@ def train(run: Run, checkpoint: Path) -> pd.DataFrame:
     from `checkpoint` ends with the same bits as one that was not.
     Raises InputError where a loss is not finite, with epoch, step and components.
     """
-    optimizer = build_optimizer(run.model, run.settings)
+    optimizer = build_optimizer(run.model, run.penalties, run.settings)
     history = _resume(run, optimizer, checkpoint)
     saved = time.monotonic()
     with ExitStack() as contexts:
-        guide = None
-        if run.method.weights.get("gta", 0) > 0:
-            guide = contexts.enter_context(Guide(run.source, run.model, **run.settings.gta.model_dump()))
-        done, steps = len(history) * len(run.loader), run.epochs * len(run.loader)
+        attention = _attach(run, contexts)
+        done = len(history) * len(run.loader)
         title = f"{run.method.name}, seed {run.seed}"
-        bar = contexts.enter_context(tqdm(None, title, steps, initial=done, unit="step", disable=None))
+        bar = contexts.enter_context(tqdm(None, title, run.steps, initial=done, unit="step", disable=None))
         contexts.enter_context(logging_redirect_tqdm())
         for epoch in range(len(history), run.epochs):
-            row = _train_epoch(run, epoch, optimizer, guide, bar) | _validate(run, epoch)
+            row = _train_epoch(run, epoch, optimizer, attention, bar) | _validate(run, epoch)
             history.append({"seed": run.seed, "epoch": epoch + 1, **row})
             log.info(" ".join(f"{key} {_short(value)}" for key, value in history[-1].items()))
             if epoch + 1 == run.epochs or time.monotonic() - saved >= run.settings.checkpoint_seconds:
@@ -88,22 +98,37 @@ def train(run: Run, checkpoint: Path) -> pd.DataFrame:
     return pd.DataFrame(history)
 
 
+def _attach(run: Run, contexts: ExitStack) -> LogitRecorder | None:
+    """Lets the penalties see what they read, and the source see the batches; returns what TransMix reads."""
+    for penalty in run.penalties.children():
+        assert isinstance(penalty, Penalty)
+        contexts.enter_context(penalty.attached())
+    if any(penalty.needs_source for penalty in run.penalties.children()):
+        contexts.enter_context(beside(run.source, run.model))
+    if run.method.mixing != "transmix":
+        return None
+    last = len(layout_of(run.model).attentions) - 1
+    return contexts.enter_context(record_logits(run.model, [last]))
+
+
 def _train_epoch(
-    run: Run, epoch: int, optimizer: torch.optim.Optimizer, guide: Guide | None, bar: Bar
+    run: Run, epoch: int, optimizer: torch.optim.Optimizer, attention: LogitRecorder | None, bar: Bar
 ) -> dict[str, float]:
     """One pass over the training images; the means over images of loss, its components and accuracy."""
     run.model.train()
     run.sampler.epoch = epoch
     torch.manual_seed(_mix(run.seed, epoch))
-    steps, first = run.epochs * len(run.loader), epoch * len(run.loader)
-    names = ["cross_entropy", *(["gta"] if guide else []), "loss", "train_top1"]
+    first = epoch * len(run.loader)
+    names = ["cross_entropy", *run.penalties, "loss", "train_top1"]
     pending: list[Tensor] = []
     seen: list[list[float]] = []
     started = time.monotonic()
-    for number, (images, labels) in enumerate(run.loader):
-        set_lr(optimizer, run.settings.lr * lr_at(first + number, steps, run.settings.warmup))
-        images, labels = (batch.to(run.device, non_blocking=True) for batch in (images, labels))
-        pending.append(_step(run, images, labels, optimizer, guide))
+    for number, (views, labels) in enumerate(run.loader):
+        set_lr(optimizer, run.settings.lr * lr_at(first + number, run.steps, run.settings.warmup))
+        views, labels = (batch.to(run.device, non_blocking=True) for batch in (views, labels))
+        losses = _losses(run, views, labels, first + number, attention)
+        _update(run, optimizer, losses[-3])
+        pending.append(torch.stack(losses).detach())
         if len(pending) == CHECK_EVERY or number + 1 == len(run.loader):
             seen += _checked(torch.stack(pending).tolist(), names, epoch, number + 2 - len(pending))
             bar.update(len(pending))
@@ -113,27 +138,69 @@ def _train_epoch(
             bar.set_postfix({**shown, "images/s": f"{rate:.0f}"})
     total = sum(row[-1] for row in seen)
     means = {name: sum(row[i] * row[-1] for row in seen) / total for i, name in enumerate(names)}
-    return {"lr": run.settings.lr * lr_at(first + len(run.loader) - 1, steps, run.settings.warmup), **means}
+    return {
+        "lr": run.settings.lr * lr_at(first + len(run.loader) - 1, run.steps, run.settings.warmup),
+        **means,
+    }
 
 
-def _step(
-    run: Run, images: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer, guide: Guide | None
-) -> Tensor:
-    """One update. Returns cross-entropy, penalty if there is a guide, loss, accuracy, batch size."""
+def _losses(
+    run: Run, views: Tensor, labels: Tensor, step: int, attention: LogitRecorder | None
+) -> list[Tensor]:
+    """One forward pass: cross-entropy, the penalties, loss, accuracy on unmixed labels, batch size."""
+    images = normalise(views[:, 0], run.card)
+    mixed = _mixed(run, images, step)
     with autocast(run.settings.precision, run.device):
-        logits = run.model(normalise(images, run.card)).float()
-    parts = [F.cross_entropy(logits, labels, label_smoothing=run.settings.label_smoothing)]
+        logits = run.model(images if mixed is None else mixed.images).float()
+    targets = F.one_hot(labels, logits.shape[1]).float()
+    if mixed is not None:
+        targets = mixed_targets(labels, _pasted_share(run, mixed, attention), logits.shape[1])
+    smoothing = run.settings.label_smoothing
+    parts = [F.cross_entropy(logits, labels if mixed is None else targets, label_smoothing=smoothing)]
     loss = parts[0]
-    if guide:
-        parts.append(guide.penalty())
-        loss = loss + run.method.weights["gta"] * parts[1]
+    keys = normalise(views[:, 1], run.card) if views.shape[1] > 1 else None
+    batch = Batch(images if mixed is None else mixed.images, labels, targets, logits, keys)
+    for kind, penalty in run.penalties.items():
+        parts.append(penalty(batch))
+        loss = loss + _weight(run, kind, step) * parts[-1]
+    right = (logits.argmax(1) == labels).float().mean()
+    return [*parts, loss, right, torch.full_like(loss, len(labels))]
+
+
+def _mixed(run: Run, images: Tensor, step: int) -> Mixed | None:
+    """The batch mixed as the method says; None where this one is not."""
+    if run.method.mixing is None:
+        return None
+    options = getattr(run.settings, run.method.mixing)
+    if np.random.default_rng((run.seed, step, 0)).random() >= options.probability:
+        return None
+    return mix(images, run.method.mixing, options.alpha, (run.seed, step, 1))
+
+
+def _pasted_share(run: Run, mixed: Mixed, attention: LogitRecorder | None) -> float | Tensor:
+    if attention is None:
+        return mixed.share
+    layout = layout_of(run.model)
+    return transmix_share(attention.stacked()[0], mixed, layout.prefix, layout.grid)
+
+
+def _weight(run: Run, kind: str, step: int) -> float:
+    """The penalty's weight at a step."""
+    weight, progress = run.method.weights[kind], step / run.steps
+    if kind != "gta" or run.settings.gta.decay == "none":
+        return weight
+    return weight * (
+        1 - progress if run.settings.gta.decay == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    )
+
+
+def _update(run: Run, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
     if run.settings.clip_norm is not None:
-        nn.utils.clip_grad_norm_(run.model.parameters(), run.settings.clip_norm)
+        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(trained, run.settings.clip_norm)
     optimizer.step()
-    right = (logits.argmax(1) == labels).float().mean()
-    return torch.stack([*parts, loss, right, torch.full_like(loss, len(labels))]).detach()
 
 
 def _checked(rows: list[list[float]], names: list[str], epoch: int, first: int) -> list[list[float]]:
@@ -158,7 +225,12 @@ def _validate(run: Run, epoch: int) -> dict[str, float]:
 
 
 def _save(run: Run, optimizer: torch.optim.Optimizer, history: list[dict[str, Any]], path: Path) -> None:
-    state = {"model": run.model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
+    state = {
+        "model": run.model.state_dict(),
+        "penalties": run.penalties.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "history": history,
+    }
     with atomic_file(path) as partial:
         torch.save(state, partial)
 
@@ -168,6 +240,7 @@ def _resume(run: Run, optimizer: torch.optim.Optimizer, path: Path) -> list[dict
         return []
     state = torch.load(path, map_location=run.device, weights_only=True)
     run.model.load_state_dict(state["model"])
+    run.penalties.load_state_dict(state["penalties"])
     optimizer.load_state_dict(state["optimizer"])
     history: list[dict[str, Any]] = state["history"]
     log.info(f"seed {run.seed}: goes on after epoch {len(history)} of {run.epochs}")

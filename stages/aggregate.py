@@ -13,6 +13,7 @@ from tabulate import tabulate
 from gta import figures, tables
 from gta.atomic import atomic_file
 from gta.errors import run
+from gta.methods import parse_method
 from gta.params.aggregate import Aggregate
 from gta.params.grid import Grid
 from gta.params.section import load
@@ -21,9 +22,10 @@ ACCURACY = """\
 # Test accuracy
 
 Top-1 in per cent, mean ± sample standard deviation over seeds. The difference to the baseline is taken seed
-by seed. λ, GTA's weight, was chosen by `validation (n images)`: the highest mean accuracy over seeds on n
-images kept from the training images, so that no test image had a say; or it was `given`: set in the
-parameters, or the grid's only one.
+by seed; p is that of a paired t-test over seeds, adjusted for all rows of this table (Benjamini-Hochberg):
+with three seeds, only large and steady differences have a small one. λ, the weight of the penalty, was chosen
+by `validation (n images)`: the highest mean accuracy over seeds on n images kept from the training images, so
+that no test image had a say; or it was `given`: set in the parameters, or the grid's only one.
 
 """
 ATTENTION = """\
@@ -95,9 +97,10 @@ def accuracy_markdown(table: pd.DataFrame, decimals: int) -> str:
             "seeds": row["seeds"],
             "baseline": percent(row["baseline_top1"], row["baseline_top1_std"], decimals),
             "method": row["method"] if pd.notna(row["method"]) else "–",
-            "λ": f"{row['weight']:g}" if pd.notna(row["weight"]) else "–",
+            "λ": weights(row["name"]),
             "accuracy": percent(row["top1"], row["top1_std"], decimals),
             "difference": percent(row["difference"], row["difference_std"], decimals, "+"),
+            "p": f"{row['p_adjusted']:.2g}" if pd.notna(row["p_adjusted"]) else "–",
             "λ chosen by": row["protocol"] if pd.notna(row["protocol"]) else "–",
         }
         for row in table.to_dict("records")
@@ -113,7 +116,8 @@ def attention_markdown(table: pd.DataFrame, decimals: int) -> str:
             {
                 "data set": row["dataset"],
                 "training images": f"{row['fraction']} %",
-                "method": row["method"] + (f", λ = {row['weight']:g}" if row["method"] == "GTA" else ""),
+                "method": row["method"],
+                "λ": weights(row["name"]),
                 "object's share": percent(row["share"], None, decimals),
                 "mass, source": percent(row["mass_source"], None, decimals),
                 "mass": percent(row["mass"], row["mass_std"], decimals),
@@ -126,6 +130,12 @@ def attention_markdown(table: pd.DataFrame, decimals: int) -> str:
         ]
         parts.append(f"## The object's {region}\n\n{markdown(rows)}")
     return "\n".join(parts) or "No data set of the grid knows where its objects are.\n"
+
+
+def weights(name: str | float) -> str:
+    """The weights of a method of the grid, in the order of its penalties; `–` where there is none."""
+    values = parse_method(name).weights.values() if isinstance(name, str) else []
+    return ", ".join(f"{weight:g}" for weight in values) or "–"
 
 
 def percent(mean: float, std: float | None, decimals: int, sign: str = "") -> str:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from torch import nn
+
 from gta.atomic import atomic_file
+from gta.attention import layout_of
 from gta.errors import InputError, run
-from gta.guidance import Guide
+from gta.guidance import numbers
+from gta.methods import NEEDS_SOURCE_HEAD, parse_method
 from gta.params.check import check
+from gta.params.finetune import Finetune
 from gta.params.section import read_params
 from gta.source import build
 
@@ -20,12 +25,36 @@ def main() -> None:
     params = check(read_params())
     # Built with random weights: shows what only the architecture can say, such as a missing [CLS] token.
     model = build(params.source, pretrained=False)
-    try:
-        Guide(model, model, **params.finetune.gta.model_dump())
-    except InputError as error:
-        raise InputError(f"params.yaml: finetune.gta: {error}") from None
+    check_layers(params.finetune, model)
+    check_heads(params.grid.methods, model)
     with atomic_file(arguments.output) as partial:
         partial.write_text("params.yaml is consistent\n")
+
+
+def check_layers(settings: Finetune, model: nn.Module) -> None:
+    """Raises InputError where a term's options name a layer or head that the model does not have."""
+    layout = layout_of(model)
+    options = {
+        "gta.layers": (settings.gta.layers, len(layout.attentions)),
+        "gta.heads": (settings.gta.heads, min(layout.heads)),
+        "at.layers": (settings.at.layers, len(layout.attentions)),
+        "delta.layers": (settings.delta.layers, len(layout.attentions)),
+    }
+    for key, (wanted, count) in options.items():
+        try:
+            numbers(key.partition(".")[2].removesuffix("s"), wanted, count)
+        except InputError as error:
+            raise InputError(f"params.yaml: finetune.{key}: {error}") from None
+
+
+def check_heads(methods: list[str], model: nn.Module) -> None:
+    """Raises InputError where a method needs the source's classifier and there is none."""
+    needing = [name for name in methods if NEEDS_SOURCE_HEAD & set(parse_method(name).weights)]
+    if needing and not getattr(model, "num_classes", 0):
+        raise InputError(
+            f"params.yaml: grid.methods: {needing[0]!r} needs a source with a classifier, as supervised ones "
+            "have; that of source.model has none"
+        )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,16 @@ from gta.cell import fingerprint, keep_only, link
 from gta.datasets.index import read_index
 from gta.errors import InputError, run
 from gta.measure import predict
-from gta.methods import Method, parse_method
+from gta.methods import MIXINGS, PENALTIES, SCOPES, Method, parse_method
 from gta.metrics import accuracy_measures
+from gta.models import normalise
 from gta.params.finetune import Finetune
 from gta.params.grid import Grid
 from gta.params.section import load
-from gta.precision import make_deterministic, pick_device
+from gta.penalties.base import Setting
+from gta.penalties.build import build_penalties, needs_keys
+from gta.precision import autocast, make_deterministic, pick_device
+from gta.scope import merge, restrict
 from gta.train import Run, train
 from gta.views import Crop
 
@@ -44,10 +49,11 @@ class Cell:
 
     def key(self, seed: int) -> str:
         """Names the state of a seed by everything that its weights depend on."""
-        unrelated = {"workers", "checkpoint_seconds"} | ({"gta"} - set(self.method.weights))
+        options = {*PENALTIES, *MIXINGS, *SCOPES} - self.method.terms
+        unrelated = {"workers", "checkpoint_seconds"} | (options & set(Finetune.model_fields))
         parts = {
             "settings": self.settings.model_dump(exclude=unrelated),
-            "weights": self.method.weights,
+            "method": [self.method.weights, self.method.mixing, self.method.scope],
             "seed": seed,
             "device": self.device.type,
             "lists": [rows[["image", "label"]].to_csv(index=False) for rows in (self.train, self.val)],
@@ -104,9 +110,19 @@ def train_seed(cell: Cell, seed: int, state: Path) -> None:
     num_classes = int(cell.train["label"].max()) + 1
     source, card = models.load(cell.source)
     torch.manual_seed(seed)
-    model, card = models.start_from(cell.source, num_classes, settings.drop_path)
-    views = TrainImages(cell.data, cell.train, card.image_size, crop(settings), seed)
-    loader, sampler = train_loader(views, settings.batch_size, settings.workers)
+    # a probe learns on features that are the same each time
+    drop_path = 0.0 if cell.method.scope == "probe" else settings.drop_path
+    model, card = models.start_from(cell.source, num_classes, drop_path)
+    source, model = source.to(cell.device), model.to(cell.device)
+    restrict(
+        model,
+        cell.method.scope,
+        settings.lora,
+        torch.zeros(1, 3, card.image_size, card.image_size).to(cell.device),
+    )
+    views = 2 if needs_keys(cell.method) else 1
+    images = TrainImages(cell.data, cell.train, card.image_size, crop(settings), seed, views)
+    loader, sampler = train_loader(images, settings.batch_size, settings.workers)
     centre = CentreImages(cell.data, cell.val, card.image_size, card.crop, with_objects=False)
     val_loader = centre_loader(centre, settings.batch_size, settings.workers)
 
@@ -114,11 +130,25 @@ def train_seed(cell: Cell, seed: int, state: Path) -> None:
         images = predict(trained, card, val_loader, cell.device, settings.precision)
         return accuracy_measures(images, bins=1)
 
+    def centre_views() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        seen = CentreImages(cell.data, cell.train, card.image_size, card.crop, with_objects=False)
+        for batch in centre_loader(seen, settings.batch_size, settings.workers):
+            yield normalise(batch["image"].to(cell.device), card), batch["label"].to(cell.device)
+
+    setting = Setting(
+        model,
+        source,
+        settings,
+        num_classes,
+        centre_views,
+        lambda: autocast(settings.precision, cell.device),
+    )
     trainee = Run(
-        model=model.to(cell.device),
+        model=model,
         card=card,
-        source=source.to(cell.device),
+        source=source,
         method=cell.method,
+        penalties=build_penalties(cell.method, setting),
         settings=settings,
         seed=seed,
         device=cell.device,
@@ -128,6 +158,8 @@ def train_seed(cell: Cell, seed: int, state: Path) -> None:
     )
     checkpoint = state / "checkpoint.pt"
     history = train(trainee, checkpoint)
+    if cell.method.scope == "lora":
+        merge(model)
     models.write_weights(state / "weights.safetensors", model.state_dict(), card)
     with atomic_file(state / "history.csv") as partial:
         history.to_csv(partial, index=False, lineterminator="\n")

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from gta.errors import InputError
-from gta.methods import parse_method
+from gta.methods import MIXINGS, parse_method
 from gta.params.check import Params, check
 from gta.params.section import load, read_params
 from gta.params.split import Split
@@ -61,7 +61,7 @@ def test_every_field_is_documented_and_read() -> None:
                 reads.add(node.attr)
             elif isinstance(node, ast.keyword | ast.arg) and node.arg:
                 reads.add(node.arg)  # gta's options go to Guide(**options)
-    reads.add("root")
+    reads |= {"root", *MIXINGS}  # gta.train takes the section named by the method's mixing
     for name, declared in found.items():
         assert declared <= reads | {"reader"}, f"{name}: never read: {declared - reads}"
 
@@ -175,7 +175,7 @@ STAGE_MISTAKES: list[tuple[str, Any, str]] = [
     ("source.image_size", 50, r"source\.image_size: expected a multiple of the patch size 6, got 50"),
     ("source.model", "demo_vitt", r"source\.model: 'demo_vitt' is not a model of timm; close: demo_vit"),
     ("source.model", "vit_base_patch16_siglip_224", r"source\.model: timm cannot build.*|no \[CLS\] token"),
-    ("finetune.gta.layers", [4], r"finetune\.gta: layers: expected numbers from -4 to 3"),
+    ("finetune.gta.layers", [4], r"finetune\.gta\.layers: layers: expected numbers from -4 to 3"),
     ("finetune.epochs", 0, r"finetune\.epochs: .*greater than or equal to 1, got 0"),
 ]
 

@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 from ruamel.yaml import YAML
+from scipy.stats import ttest_1samp, ttest_rel
 
 import stages.aggregate
 from gta import tables
 from gta.errors import InputError
-from gta.methods import Method, parse_method
+from gta.methods import parse_method
 from gta.params.aggregate import Aggregate
 from gta.params.grid import Grid
 
@@ -158,7 +159,7 @@ def test_no_test_row_changes_the_choice(tmp_path: Path, worst: str) -> None:
     write_cells(tmp_path / "a", grid())
     write_cells(tmp_path / "b", grid(), test={**TEST, worst: [0, 0, 0]})
     assert choose(tmp_path / "a", grid()) == choose(tmp_path / "b", grid())
-    assert choose(tmp_path / "b", grid())["pets", 15].method == "gta-0.1"
+    assert choose(tmp_path / "b", grid())["pets", 15, "GTA"].method == "gta-0.1"
 
 
 def test_choosing_refuses_test_rows(tmp_path: Path) -> None:
@@ -171,14 +172,17 @@ def test_a_tie_goes_to_the_smaller_weight(tmp_path: Path) -> None:
     """3 of 9 each; as written, with six digits, the shares of the second add up to more."""
     of = grid(["gta-1", "gta-0.1"])
     write_cells(tmp_path, of, val={"gta-0.1": [1 / 3] * 3, "gta-1": [0, 1 / 3, 2 / 3]}, images=3)
-    assert choose(tmp_path, of)["pets", 15].weight == 0.1
+    assert choose(tmp_path, of)["pets", 15, "GTA"].method == "gta-0.1"
 
 
 def test_each_cell_chooses_its_own_weight(tmp_path: Path) -> None:
     write_cells(tmp_path, grid(fractions=(15,)))
     write_cells(tmp_path, grid(fractions=(100,)), val={**VAL, "gta-1": [0.8, 0.8, 0.8]})
     chosen = choose(tmp_path, grid(fractions=(15, 100)))
-    assert {cell: choice.weight for cell, choice in chosen.items()} == {("pets", 15): 0.1, ("pets", 100): 1.0}
+    assert {cell: choice.method for cell, choice in chosen.items()} == {
+        ("pets", 15, "GTA"): "gta-0.1",
+        ("pets", 100, "GTA"): "gta-1",
+    }
 
 
 def test_without_validation_a_weight_has_to_be_given(tmp_path: Path) -> None:
@@ -187,7 +191,7 @@ def test_without_validation_a_weight_has_to_be_given(tmp_path: Path) -> None:
         InputError, match=r"aggregate\.weight: expected a number, as pets at 15 %.*0\.1, 1; got null"
     ):
         choose(tmp_path, grid())
-    assert choose(tmp_path, grid(), 1)["pets", 15] == tables.Choice("gta-1", 1, "given")
+    assert choose(tmp_path, grid(), 1)["pets", 15, "GTA"] == tables.Choice("gta-1", "given")
     with pytest.raises(
         InputError, match=r"aggregate\.weight: expected a weight of grid\.methods \(0\.1, 1\).*got 0\.3"
     ):
@@ -196,36 +200,59 @@ def test_without_validation_a_weight_has_to_be_given(tmp_path: Path) -> None:
 
 def test_a_given_weight_goes_before_validation_and_the_only_one_is_given(tmp_path: Path) -> None:
     write_cells(tmp_path, grid())
-    assert choose(tmp_path, grid(), 1)["pets", 15].protocol == "given"
-    assert choose(tmp_path, grid(["baseline", "gta-1"]))["pets", 15] == tables.Choice("gta-1", 1, "given")
+    assert choose(tmp_path, grid(), 1)["pets", 15, "GTA"].protocol == "given"
+    one = choose(tmp_path, grid(["baseline", "gta-1"]))
+    assert one == {("pets", 15, "GTA"): tables.Choice("gta-1", "given")}
     assert choose(tmp_path, grid(["baseline"])) == {}
     with pytest.raises(InputError, match=r"\(there is none\) or null, got 1"):
         choose(tmp_path, grid(["baseline"]), 1)
 
 
-def test_other_methods_are_rows_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def parse(name: str) -> Method:
-        terms = [term.partition("-") for term in name.split("+") if name != "baseline"]
-        return Method(name, {kind: float(weight) for kind, _, weight in terms})
+MORE = [*TEST, "l2sp-0.01", "l2sp-0.1", "gta-0.1+transmix", "probe"]
 
-    names = [*TEST, "l2sp-0.01", "gta-0.1+l2sp-0.01"]
-    of = grid().model_copy(update={"methods": names})
-    monkeypatch.setattr(tables, "parse_method", parse)
-    write_cells(tmp_path, grid())
-    for name in names[3:]:
-        rows = pd.read_csv(tmp_path / "pets/15/baseline/seeds.csv")
-        (tmp_path / "pets/15" / name).mkdir()
-        rows.assign(method=name).to_csv(tmp_path / "pets/15" / name / "seeds.csv", index=False)
-    table = measured(tmp_path, of)
+
+def write_more(folder: Path) -> Grid:
+    """Cells of four families; of L2-SP the second weight is the better one on validation."""
+    of = grid(MORE)
+    more = dict.fromkeys(MORE[3:], TEST["baseline"])
+    val = {**VAL, **more, "l2sp-0.1": [0.9, 0.9, 0.9]}
+    write_cells(folder, of, {**TEST, **more, "probe": [0.7, 0.8, 0.9]}, val)
+    return of
+
+
+def test_every_family_is_a_row_with_the_weight_that_validation_chose(tmp_path: Path) -> None:
+    table = measured(tmp_path, write_more(tmp_path))
     compared = tables.comparison(table)
-    assert compared["method"].tolist() == ["GTA", *names[3:]]
-    assert compared["protocol"].tolist() == ["validation (10 images)", "given", "given"]
+    assert compared["method"].tolist() == ["GTA", "L2-SP", "GTA + TransMix", "linear probe"]
+    assert compared["name"].tolist() == ["gta-0.1", "l2sp-0.1", "gta-0.1+transmix", "probe"]
+    assert compared["protocol"].tolist() == [*["validation (10 images)"] * 2, "given", "given"]
     assert list(tables.metrics(table, "mask")["pets"]["f15"]) == [
-        "baseline",
-        "gta",
-        "l2sp-0_01",
-        "gta-0_1+l2sp-0_01",
+        *("baseline", "gta", "l2-sp", "gta+transmix", "linear_probe")
     ]
+    assert set(tables.sensitivity(table, "mask")["weight"]) == {0.1, 1}  # GTA alone
+    assert [stages.aggregate.weights(name) for name in compared["name"]] == ["0.1", "0.1", "0.1", "–"]
+
+
+def test_without_validation_other_families_have_one_weight(tmp_path: Path) -> None:
+    of = write_more(tmp_path)
+    rows = tables.read_cells(tmp_path, of)
+    with pytest.raises(
+        InputError, match=r"grid\.methods: expected one weight of L2-SP.*l2sp-0\.01, l2sp-0\.1"
+    ):
+        tables.choose(rows[rows["split"] == "never"], of, 0.1)
+
+
+def test_the_paired_test_is_scipys_and_is_adjusted_for_the_rows_of_the_table(tmp_path: Path) -> None:
+    compared = tables.comparison(measured(tmp_path, write_more(tmp_path)))
+    expected = ttest_rel(TEST["gta-0.1"], TEST["baseline"]).pvalue
+    p = compared.set_index("method")["p"]
+    assert p["GTA"] == pytest.approx(expected)
+    assert p.isna().tolist() == [False, True, True, True]  # equal differences say nothing
+    assert compared["p_adjusted"].tolist()[0] == pytest.approx(expected)  # one p, nothing to adjust
+    three = pd.Series([0.1, 0.1, 0.1])
+    many = tables.paired_test(three, pd.Series([0.01, 0.1, 0.05]), pd.Series([3, 3, 1]))
+    assert many.isna().tolist() == [False, False, True]
+    assert many[0] == pytest.approx(ttest_1samp([0.09, 0.1, 0.11], 0).pvalue)
 
 
 def test_a_missing_cell_is_named_and_nothing_is_written(tmp_path: Path) -> None:
@@ -271,7 +298,7 @@ def test_a_single_seed_has_no_spread(tmp_path: Path) -> None:
     files = stages.aggregate.aggregate(tables.read_cells(tmp_path, of), of, SETTINGS)
     row = files["table.md"].decode().splitlines()[-1].split("|")
     assert [cell.strip() for cell in row[1:-1]] == [
-        *("pets", "6 (15 %)", "1", "50.0 ± –", "GTA", "0.1", "60.0 ± –", "+10.0 ± –"),
+        *("pets", "6 (15 %)", "1", "50.0 ± –", "GTA", "0.1", "60.0 ± –", "+10.0 ± –", "–"),
         "validation (10 images)",
     ]
     assert json.loads(files["metrics.json"])["pets"]["f15"]["gta"] == {
@@ -290,8 +317,8 @@ def test_one_method_only(tmp_path: Path, method: str) -> None:
     files = stages.aggregate.aggregate(tables.read_cells(tmp_path, of), of, SETTINGS)
     assert sorted(files) == sorted(FILES)
     row = [cell.strip() for cell in files["table.md"].decode().splitlines()[-1].split("|")[4:-1]]
-    alone = ["–", "GTA", "1", "90.0 ± 0.0", "–", "given"]
-    assert row == (alone if method == "gta-1" else ["60.0 ± 10.0", "–", "–", "–", "–", "–"])
+    alone = ["–", "GTA", "1", "90.0 ± 0.0", "–", "–", "given"]
+    assert row == (alone if method == "gta-1" else ["60.0 ± 10.0", *["–"] * 6])
 
 
 def test_percentages() -> None:

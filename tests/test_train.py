@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import settings, training
+from torch import nn
 
-import gta.train
 from gta.errors import InputError
+from gta.guidance import Guide
 from gta.optim import build_optimizer, lr_at, parameter_groups
 from gta.train import Run, train
 
@@ -46,7 +47,7 @@ def test_a_guide_of_weight_zero_draws_no_random_number(
     """Even with the penalty computed and added 0 times, the bits are those of plain fine-tuning."""
     plain = trained(tmp_path)
     run = training(tmp_path, "gta-1")
-    monkeypatch.setattr(gta.train.Guide, "penalty", lambda _, ask=gta.train.Guide.penalty: 0 * ask(_))
+    monkeypatch.setattr(Guide, "penalty", lambda _, ask=Guide.penalty: 0 * ask(_))
     train(run, tmp_path / "zero.pt")
     assert same(plain, weights(run))
 
@@ -140,7 +141,9 @@ def test_every_parameter_is_in_one_group_with_its_scale(tmp_path: Path) -> None:
 
 
 def test_sgd(tmp_path: Path) -> None:
-    optimizer = build_optimizer(training(tmp_path).model, settings(optimizer="sgd", momentum=0.8))
+    optimizer = build_optimizer(
+        training(tmp_path).model, nn.ModuleDict(), settings(optimizer="sgd", momentum=0.8)
+    )
     assert isinstance(optimizer, torch.optim.SGD)
     assert {(group["momentum"], group["nesterov"]) for group in optimizer.param_groups} == {(0.8, True)}
     assert not same(trained(tmp_path, optimizer="sgd"), trained(tmp_path))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +14,13 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from gta.batches import TrainImages, train_loader
+from gta.batches import CentreImages, TrainImages, centre_loader, train_loader
 from gta.methods import parse_method
-from gta.models import Card, create, start_from, write_weights
+from gta.models import Card, create, load, normalise, start_from, write_weights
 from gta.params.finetune import Finetune
+from gta.penalties.base import Setting
+from gta.penalties.build import build_penalties, needs_keys
+from gta.scope import restrict
 from gta.train import Run
 from gta.views import Crop
 
@@ -41,7 +48,18 @@ SETTINGS: dict[str, Any] = {
     "validate_every": 0,
     "workers": 0,
     "checkpoint_seconds": 0,
-    "gta": {"layers": "all", "heads": "all", "columns": "all", "distance": "logits", "reduction": "mean"},
+    "gta": {"layers": "all", "heads": "all", "columns": "all", "distance": "logits", "reduction": "mean"}
+    | {"decay": "none"},
+    "at": {"layers": "all"},
+    "l2sp": {"head": 1.0},
+    "delta": {"layers": "all"},
+    "bss": {"count": 1},
+    "lwf": {"temperature": 3.0},
+    "bituning": {"temperature": 0.07, "queue": 3, "momentum": 0.9, "width": 7},
+    "mixup": {"alpha": 0.8, "probability": 1.0},
+    "cutmix": {"alpha": 1.0, "probability": 1.0},
+    "transmix": {"alpha": 1.0, "probability": 1.0},
+    "lora": {"rank": 4, "alpha": 8.0, "dropout": 0.1, "targets": ["qkv"], "lr_scale": 10.0},
 }
 
 
@@ -61,25 +79,36 @@ def images(folder: Path, count: int = 10) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(split="train", x0=4.0, y0=4.0, x1=20.0, y1=28.0)
 
 
-def source_file(folder: Path) -> Path:
+def source_file(folder: Path, **changes: Any) -> Path:
     """A source (a ViT-Ti/16 at 32 pixels) with random weights, as the `source` stage writes it."""
-    path = folder / "source.safetensors"
+    path, card = folder / "source.safetensors", replace(CARD, **changes)
     if not path.exists():
         torch.manual_seed(7)
-        write_weights(path, create(CARD).state_dict(), CARD)
+        write_weights(path, create(card).state_dict(), card)
     return path
 
 
-def training(folder: Path, method: str = "baseline", seed: int = 0, **changes: Any) -> Run:
-    """One seed of a cell on noise."""
-    section, stored = settings(**changes), source_file(folder)
+def centre_views(folder: Path) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The images of `training` as they are seen in evaluation."""
+    for batch in centre_loader(CentreImages(folder, images(folder), 32, 1.0, with_objects=False), 4, 0):
+        yield normalise(batch["image"], CARD), batch["label"]
+
+
+def training(folder: Path, method: str = "baseline", seed: int = 0, classes: int = 0, **changes: Any) -> Run:
+    """One seed of a cell on noise; `classes`: outputs of the source's own head."""
+    section, stored = settings(**changes), source_file(folder, num_classes=classes)
+    parsed = parse_method(method)
     torch.manual_seed(seed)
     model, card = start_from(stored, 2, section.drop_path)
-    torch.manual_seed(7)
-    source = create(CARD)
+    source, _ = load(stored)
+    restrict(model, parsed.scope, section.lora, torch.zeros(1, 3, 32, 32))
+    rows = images(folder)
     crop = Crop((0.5, 1.0), (0.75, 1.3333), section.flip)
-    views = TrainImages(folder, images(folder), card.image_size, crop, seed)
+    views = TrainImages(folder, rows, card.image_size, crop, seed, 2 if needs_keys(parsed) else 1)
     loader, sampler = train_loader(views, section.batch_size, section.workers)
-    return Run(
-        model, card, source, parse_method(method), section, seed, torch.device("cpu"), loader, sampler, None
+
+    penalties = build_penalties(
+        parsed, Setting(model, source, section, 2, partial(centre_views, folder), nullcontext)
     )
+    device = torch.device("cpu")
+    return Run(model, card, source, parsed, penalties, section, seed, device, loader, sampler, validate=None)

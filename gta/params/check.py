@@ -53,8 +53,8 @@ def _data_sets(params: Params) -> list[str]:
 
 
 def _weight(params: Params) -> list[str]:
-    methods = [parse_method(name).weights for name in params.grid.methods]
-    weights = [method["gta"] for method in methods if list(method) == ["gta"]]
+    methods = [parse_method(name) for name in params.grid.methods]
+    weights = [method.weights["gta"] for method in methods if method.terms == {"gta"}]
     given = params.aggregate.weight
     if given is not None and given not in weights:
         return [

@@ -1,43 +1,18 @@
-"""The `finetune` section: the training loop and GTA's options."""
+"""The `finetune` section: the training loop, and the options of the methods' terms."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PlainValidator, model_validator
+from pydantic import Field, model_validator
 
 from gta.params.section import Section
+from gta.params.terms import At, Bituning, Bss, Delta, Gta, L2sp, Lora, Lwf, Mixing
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
-
-
-def _numbers(value: object) -> object:
-    if value == "all" or (isinstance(value, list) and value and all(type(item) is int for item in value)):
-        return value
-    raise ValueError("expected 'all' or a list of whole numbers")
-
-
-Numbers = Annotated[Literal["all"] | list[int], PlainValidator(_numbers)]
-
-
-class Gta(Section):
-    """What GTA's penalty compares. The paper does not say; the defaults in params.yaml are our choice."""
-
-    layers: Numbers
-    """`all`, or block numbers from 0; negative ones count from the last block."""
-    heads: Numbers
-    """`all`, or head numbers from 0."""
-    columns: Literal["all", "patches"]
-    """`all` tokens of the [CLS] row, or its `patches` only, without [CLS] and registers."""
-    distance: Literal["logits", "centred", "kl"]
-    """`logits`: squared difference of the logits (the paper); `centred`: after each row's mean is taken
-    off; `kl`: Kullback-Leibler divergence of the softmax."""
-    reduction: Literal["mean", "sum"]
-    """Over layers, heads and columns; the batch is always averaged. A weight means the same for models of
-    all sizes only with `mean`."""
 
 
 class Finetune(Section):
@@ -86,6 +61,16 @@ class Finetune(Section):
     checkpoint_seconds: NotNegative
     """A checkpoint at the end of an epoch if the last one is at least this old. No effect on results."""
     gta: Gta
+    at: At
+    l2sp: L2sp
+    delta: Delta
+    bss: Bss
+    lwf: Lwf
+    bituning: Bituning
+    mixup: Mixing
+    cutmix: Mixing
+    transmix: Mixing
+    lora: Lora
 
     @model_validator(mode="after")
     def _ordered(self) -> Finetune:

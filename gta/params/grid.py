@@ -34,7 +34,8 @@ def _method(name: str) -> str:
 def _distinct(methods: list[str]) -> list[str]:
     weights: dict[Any, str] = {}
     for name in methods:
-        key = tuple(sorted(parse_method(name).weights.items()))
+        method = parse_method(name)
+        key = (tuple(sorted(method.weights.items())), method.mixing, method.scope)
         if key in weights:
             raise ValueError(
                 f"expected different methods, found {weights[key]!r} and {name!r}, which are one"
@@ -55,6 +56,7 @@ class Grid(Section):
     methods: Annotated[
         list[Annotated[str, AfterValidator(_method)]], Field(min_length=1), AfterValidator(_distinct)
     ]
-    """`baseline` for plain fine-tuning; `gta-<weight>` for GTA, weight being the paper's lambda."""
+    """`baseline` for plain fine-tuning; `gta-<weight>` for GTA, weight being the paper's lambda; other terms,
+    and terms joined by `+`, as gta.methods lists them."""
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1), _UNIQUE]
     """Every cell is trained once with each of these."""
