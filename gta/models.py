@@ -30,6 +30,8 @@ class Card:
 
     model: str
     """timm's name."""
+    options: dict[str, Any]
+    """What timm is told besides, such as the number of heads where it is not the name's own."""
     image_size: int
     """Height and width in pixels."""
     crop: float
@@ -49,13 +51,15 @@ def create(card: Card, drop_path: float = 0.0) -> nn.Module:
 
     Raises InputError where timm does not know the name, or the [CLS] row means nothing in this model.
     """
-    model = create_timm(card.model, card.image_size, num_classes=card.num_classes, drop_path_rate=drop_path)
+    options = {**card.options, "num_classes": card.num_classes, "drop_path_rate": drop_path}
+    model = create_timm(card.model, card.image_size, **options)
     layout_of(model)
     return model
 
 
-def create_timm(name: str, image_size: int, **options: Any) -> nn.Module:
-    """timm's model `name` for square images, pooled by its [CLS] token; options as in timm.create_model.
+def create_timm(name: str, image_size: int, pool: str | None = "token", **options: Any) -> nn.Module:
+    """timm's model `name` for square images, its head reading [CLS], or as it was pretrained where `pool`
+    is None; options as in timm.create_model.
 
     Raises InputError where timm refuses: an unknown name (with close ones), an image size that its
     patches do not divide, weights that do not fit, no network.
@@ -67,7 +71,8 @@ def create_timm(name: str, image_size: int, **options: Any) -> nn.Module:
             f"params.yaml: source.model: {name!r} is not a model of timm; close: {', '.join(close) or 'none'}"
         )
     try:
-        model: nn.Module = timm.create_model(name, img_size=image_size, global_pool="token", **options)
+        options |= {} if pool is None else {"global_pool": pool}
+        model: nn.Module = timm.create_model(name, img_size=image_size, **options)
     except Exception as error:  # timm and the hub raise all kinds, for what is always the user's choice
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(

@@ -7,7 +7,9 @@ import pickle
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -15,35 +17,76 @@ from torch import Tensor, nn
 
 from gta.attention import layout_of
 from gta.errors import InputError
+from gta.fetch import fetch
 from gta.models import Card, create_timm
 
 if TYPE_CHECKING:
     from gta.params.source import Source
 
 
-def convert(settings: Source) -> tuple[dict[str, Tensor], Card]:
+def from_mocov3(state: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The encoder of a MoCo v3 checkpoint (Chen, Xie, He, 2021, arXiv 2104.02057), without its projection
+    head."""
+    encoder = _below(state, "module.base_encoder.")
+    if not encoder:
+        raise _layout_error(path, "mocov3", "module.base_encoder.*", state)
+    return {name: tensor for name, tensor in encoder.items() if not name.startswith("head.")}
+
+
+def from_ibot(state: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The backbone of an iBOT checkpoint (Zhou et al., 2021, arXiv 2111.07832), without what only masks
+    need."""
+    backbone = _below(state, "backbone.") or state
+    if "cls_token" not in backbone:
+        raise _layout_error(path, "ibot", "cls_token", state)
+    return {name: tensor for name, tensor in backbone.items() if name != "masked_embed"}
+
+
+def _below(state: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _layout_error(path: Path, layout: str, wanted: str, state: dict[str, Any]) -> InputError:
+    found = ", ".join(sorted(map(str, state))[:3]) or "nothing"
+    return InputError(
+        f"params.yaml: source.layout: {path}: expected {wanted} in a checkpoint of layout {layout!r}, "
+        f"found {found}"
+    )
+
+
+LAYOUTS = {"mocov3": from_mocov3, "ibot": from_ibot}
+"""Original checkpoints that are not in timm, by `source.layout`."""
+ADAPTED = "; the norm that followed pooling is applied to [CLS]"
+
+
+def convert(settings: Source, downloads: Path) -> tuple[dict[str, Tensor], Card]:
     """The source's weights in float32 at `image_size`, and its card.
 
     Weights are loaded strictly: every tensor of the model is in the file, and none is left over. Position
-    embeddings of another size are resampled by timm.
-    Raises InputError where the file is missing, damaged, has another checksum, or does not fit.
+    embeddings of another size are resampled by timm. Where the pretrained model averages its patches, or
+    pools them by attention, its head is made to read [CLS] instead. downloads: folder that keeps files
+    which were fetched from an address. Raises InputError where the file is missing, damaged, has another
+    checksum, or does not fit.
     """
-    path = None if settings.weights == "hub" else Path(settings.weights).expanduser()
+    model = build(settings)
+    path = None if settings.weights == "hub" else _file(settings, downloads)
+    options = _options(settings)
+    own = create_timm(settings.model, _size(settings), pool=None, pretrained=path is None, **options)
     if path is not None:
-        _verify(path, settings.sha256)
-    model = build(settings, pretrained=path is None)
-    if path is not None:
-        _load_strictly(model, path)
-    own: dict[str, Any] = getattr(model, "pretrained_cfg", {})
+        _load_strictly(own, path, settings.layout)
+    adapted = _read_cls(own.state_dict(), model, settings.model)
+    about: dict[str, Any] = getattr(model, "pretrained_cfg", {})
+    origin = f"{about.get('hf_hub_id', 'hub')}" if path is None else path.name
     card = Card(
         model=settings.model,
-        image_size=settings.image_size,
-        crop=settings.crop,
-        mean=_colour("mean", settings.mean, own),
-        std=_colour("std", settings.std, own),
+        options=options,
+        image_size=_size(settings),
+        crop=settings.crop if settings.crop is not None else float(about.get("crop_pct") or 1.0),
+        mean=_colour("mean", settings.mean, about),
+        std=_colour("std", settings.std, about),
         num_classes=getattr(model, "num_classes", 0),
-        origin=f"{own.get('hf_hub_id', 'hub')}" if path is None else path.name,
-        licence=str(own.get("license") or "not stated") if path is None else "not stated",
+        origin=origin + (ADAPTED if adapted else ""),
+        licence=str(about.get("license") or "not stated") if path is None else "not stated",
     )
     state = {name: tensor.float() for name, tensor in model.state_dict().items()}
     broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
@@ -54,17 +97,63 @@ def convert(settings: Source) -> tuple[dict[str, Tensor], Card]:
     return state, card
 
 
-def build(settings: Source, pretrained: bool) -> Any:
-    """The model that the section names. Raises InputError where it has no readable [CLS] attention."""
-    model: Any = create_timm(settings.model, settings.image_size, pretrained=pretrained)
-    patch = int(model.patch_embed.patch_size[0])
-    if settings.image_size % patch:
-        raise InputError(
-            f"params.yaml: source.image_size: expected a multiple of the patch size {patch}, "
-            f"got {settings.image_size}"
-        )
+def build(settings: Source) -> Any:
+    """The model that the section names, with random weights; its head reads [CLS].
+
+    Raises InputError where it has no readable [CLS] attention.
+    """
+    size = _size(settings)
+    model: Any = create_timm(settings.model, size, **_options(settings))
     layout_of(model)
+    patch = int(model.patch_embed.patch_size[0])
+    if size % patch:
+        raise InputError(
+            f"params.yaml: source.image_size: expected a multiple of the patch size {patch}, got {size}"
+        )
     return model
+
+
+def _size(settings: Source) -> int:
+    """`image_size`, or the model's own."""
+    if settings.image_size is not None:
+        return settings.image_size
+    about = timm.get_pretrained_cfg(settings.model)
+    if about is None:
+        raise InputError(
+            "params.yaml: source.image_size: expected a number, as the model does not state its own"
+        )
+    return int(about.input_size[-1])
+
+
+def _options(settings: Source) -> dict[str, Any]:
+    """What timm has to be told besides the name. Checkpoints in other layouts have no classifier.
+
+    MoCo v3's ViT-S has 12 heads where timm's has 6: the weights have the same shapes, and would be loaded
+    into 6 heads without a word.
+    """
+    if settings.layout == "timm":
+        return {}
+    small = settings.layout == "mocov3" and settings.model.startswith("vit_small")
+    return {"num_classes": 0} | ({"num_heads": 12} if small else {})
+
+
+def _read_cls(state: dict[str, Tensor], model: nn.Module, name: str) -> bool:
+    """Loads weights of the model with its own pooling into one whose head reads [CLS]; tells if that
+    differs."""
+    wanted = model.state_dict()
+    moved = {
+        key.replace("fc_norm.", "norm.") if key.startswith("fc_norm.") and key not in wanted else key: tensor
+        for key, tensor in state.items()
+        if not key.startswith("attn_pool.")
+    }
+    try:
+        model.load_state_dict(moved)
+    except RuntimeError as error:
+        raise InputError(
+            f"params.yaml: source.model: {name!r}: its head cannot be made to read [CLS]: "
+            f"{' '.join(str(error).split())}"
+        ) from None
+    return moved.keys() != state.keys()
 
 
 def _colour(key: str, given: list[float] | None, own: dict[str, Any]) -> tuple[float, float, float]:
@@ -77,19 +166,29 @@ def _colour(key: str, given: list[float] | None, own: dict[str, Any]) -> tuple[f
     return float(red), float(green), float(blue)
 
 
-def _verify(path: Path, expected: str | None) -> None:
+def _file(settings: Source, downloads: Path) -> Path:
+    """The weights file, verified."""
+    if settings.weights.startswith(("http://", "https://")):
+        name = Path(urlsplit(settings.weights).path).name
+        checksum = None if settings.sha256 is None else f"sha256:{settings.sha256}"
+        return fetch(name or "weights", [settings.weights], checksum, downloads)
+    path = Path(settings.weights).expanduser()
     if not path.is_file():
         raise InputError(
-            f"params.yaml: source.weights: {path}: no such file; expected 'hub' or the path of a weights file"
+            f"params.yaml: source.weights: {path}: no such file; expected 'hub', an address, or the path "
+            "of a weights file"
         )
-    if expected is not None:
+    if settings.sha256 is not None:
         with path.open("rb") as stored:
             actual = hashlib.file_digest(stored, "sha256").hexdigest()
-        if actual != expected:
-            raise InputError(f"params.yaml: source.weights: {path}: expected sha256 {expected}, got {actual}")
+        if actual != settings.sha256:
+            raise InputError(
+                f"params.yaml: source.weights: {path}: expected sha256 {settings.sha256}, got {actual}"
+            )
+    return path
 
 
-def _load_strictly(model: nn.Module, path: Path) -> None:
+def _load_strictly(model: nn.Module, path: Path, layout: str) -> None:
     state: dict[str, Any]
     try:
         if path.suffix == ".safetensors":
@@ -105,6 +204,8 @@ def _load_strictly(model: nn.Module, path: Path) -> None:
         nested = state.get(key)
         if isinstance(nested, dict):
             state = nested
+    if layout != "timm":
+        state = LAYOUTS[layout](state, path)
     convert_keys = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert_keys is not None:  # timm's own: old names of keys, position embeddings of another size
         state = convert_keys(state, model)

@@ -24,7 +24,7 @@ def main() -> None:
     arguments = parser.parse_args()
     params = check(read_params())
     # Built with random weights: shows what only the architecture can say, such as a missing [CLS] token.
-    model = build(params.source, pretrained=False)
+    model = build(params.source)
     check_layers(params.finetune, model)
     check_heads(params.grid.methods, model)
     with atomic_file(arguments.output) as partial:

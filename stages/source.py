@@ -15,8 +15,9 @@ from gta.source import convert
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="the source's weights and card")
+    parser.add_argument("--downloads", type=Path, required=True, help="folder that keeps fetched weights")
     arguments = parser.parse_args()
-    state, card = convert(load(Source, "source"))
+    state, card = convert(load(Source, "source"), arguments.downloads)
     write_weights(arguments.output, state, card)
 
 

@@ -22,12 +22,12 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 from scipy.io import savemat
+from serving import Answer, Site, send, serving
 
 from gta.datasets.index import COLUMNS, read_index
 from gta.errors import InputError, run
 from gta.params.download import Download, entry
 from stages.download import main
-from tests.serving import Answer, Site, send, serving
 
 ROOT = Path(__file__).resolve().parents[1]
 MIRROR = ROOT.parent / "shared" / "mirror"

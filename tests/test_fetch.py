@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from serving import Answer, Site, send, serving, stall, stored
 
 from gta.errors import InputError
 from gta.fetch import ATTEMPTS, fetch
-from tests.serving import Answer, Site, send, serving, stall, stored
 
 BODY = bytes(range(256)) * 400
 SHA256 = f"sha256:{hashlib.sha256(BODY).hexdigest()}"

@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from serving import send, serving
 from tiny import CARD, source_file
 
 from gta import models
@@ -21,12 +22,16 @@ from gta.source import convert
 
 SOURCE: dict[str, Any] = {
     "model": "vit_tiny_patch16_224",
+    "layout": "timm",
     "sha256": None,
     "image_size": 32,
     "crop": 0.875,
     "mean": None,
     "std": None,
 }
+
+
+DOWNLOADS = Path("never-used")
 
 
 def section(weights: Path | str, **changes: Any) -> Source:
@@ -44,7 +49,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_file_is_converted_with_its_positions_resampled(stored: Path) -> None:
-    state, card = convert(section(stored))
+    state, card = convert(section(stored), DOWNLOADS)
     assert state["pos_embed"].shape == (1, 5, 192)
     assert {tensor.dtype for tensor in state.values()} == {torch.float32}
     original = load_file(stored)
@@ -55,7 +60,7 @@ def test_a_file_is_converted_with_its_positions_resampled(stored: Path) -> None:
 
 def test_a_pickle_of_weights_is_read_and_one_of_code_is_not(stored: Path, tmp_path: Path) -> None:
     torch.save({"state_dict": load_file(stored)}, tmp_path / "vit.pth")
-    assert torch.equal(convert(section(tmp_path / "vit.pth"))[0]["norm.bias"], torch.zeros(192))
+    assert torch.equal(convert(section(tmp_path / "vit.pth"), DOWNLOADS)[0]["norm.bias"], torch.zeros(192))
     marker = tmp_path / "ran"
 
     class Evil:
@@ -64,7 +69,7 @@ def test_a_pickle_of_weights_is_read_and_one_of_code_is_not(stored: Path, tmp_pa
 
     (tmp_path / "evil.pth").write_bytes(pickle.dumps(Evil()))
     with pytest.raises(InputError, match=r"evil\.pth: cannot be loaded as weights alone"):
-        convert(section(tmp_path / "evil.pth"))
+        convert(section(tmp_path / "evil.pth"), DOWNLOADS)
     assert not marker.exists()
 
 
@@ -92,7 +97,7 @@ def damage(state: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tensor]:
 def test_weights_that_do_not_fit_are_refused(stored: Path, tmp_path: Path, how: str, message: str) -> None:
     save_file(damage(load_file(stored), how), tmp_path / "bad.safetensors")
     with pytest.raises(InputError, match=message) as caught:
-        convert(section(tmp_path / "bad.safetensors"))
+        convert(section(tmp_path / "bad.safetensors"), DOWNLOADS)
     assert "\n" not in str(caught.value)
 
 
@@ -101,16 +106,16 @@ def test_weights_that_do_not_fit_are_refused(stored: Path, tmp_path: Path, how: 
 def test_what_is_no_weights_file_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=f"{name}: cannot be loaded"):
-        convert(section(tmp_path / name))
+        convert(section(tmp_path / name), DOWNLOADS)
 
 
 def test_checksum_and_missing_file(stored: Path) -> None:
     right = hashlib.sha256(stored.read_bytes()).hexdigest()
-    convert(section(stored, sha256=right))
+    convert(section(stored, sha256=right), DOWNLOADS)
     with pytest.raises(InputError, match=f"expected sha256 {'0' * 64}, got {right}"):
-        convert(section(stored, sha256="0" * 64))
-    with pytest.raises(InputError, match="nowhere: no such file; expected 'hub' or the path"):
-        convert(section("nowhere"))
+        convert(section(stored, sha256="0" * 64), DOWNLOADS)
+    with pytest.raises(InputError, match="nowhere: no such file; expected 'hub', an address, or the path"):
+        convert(section("nowhere"), DOWNLOADS)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +131,7 @@ def test_models_that_cannot_be_guided_are_refused(
     stored: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        convert(section(stored, **changes))
+        convert(section(stored, **changes), DOWNLOADS)
     assert "\n" not in str(caught.value)
 
 
@@ -135,7 +140,7 @@ def test_the_hub_is_asked_and_its_absence_is_one_line(monkeypatch: pytest.Monkey
     with pytest.raises(
         InputError, match=r"timm cannot build 'vit_small_patch16_224\.dino' at 32 pixels"
     ) as caught:
-        convert(section("hub", model="vit_small_patch16_224.dino"))
+        convert(section("hub", model="vit_small_patch16_224.dino"), DOWNLOADS)
     assert "\n" not in str(caught.value)
 
 
@@ -164,7 +169,87 @@ def test_a_foreign_file_has_no_card(stored: Path) -> None:
 
 
 def test_normalise() -> None:
-    card = models.Card("m", 2, 1.0, (0.5, 0.4, 0.3), (0.1, 0.2, 0.3), 0, "", "")
+    card = models.Card("m", {}, 2, 1.0, (0.5, 0.4, 0.3), (0.1, 0.2, 0.3), 0, "", "")
     images = torch.full((1, 3, 2, 2), 51, dtype=torch.uint8)
     got = models.normalise(images, card)[0, :, 0, 0]
     np.testing.assert_allclose(got, [(0.2 - 0.5) / 0.1, (0.2 - 0.4) / 0.2, (0.2 - 0.3) / 0.3], rtol=1e-5)
+
+
+def test_the_models_own_size_crop_and_colours(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_file(timm.create_model("vit_tiny_patch16_224").state_dict(), tmp_path / "a.safetensors")
+    changes = {"image_size": None, "crop": None}
+    _, card = convert(section(tmp_path / "a.safetensors", **changes), DOWNLOADS)
+    assert (card.image_size, card.crop, card.mean) == (224, 0.9, (0.5, 0.5, 0.5))
+
+
+def small_vit(**options: Any) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    model = timm.create_model("vit_small_patch16_224", img_size=32, num_classes=0, **options)
+    return dict(model.state_dict())
+
+
+def test_moco_v3_has_twelve_heads_and_the_card_says_so(tmp_path: Path) -> None:
+    original = small_vit(num_heads=12)
+    checkpoint = {f"module.base_encoder.{name}": tensor for name, tensor in original.items()}
+    checkpoint |= {
+        "module.base_encoder.head.0.weight": torch.zeros(3, 3),
+        "module.predictor.0.weight": torch.zeros(2),
+    }
+    checkpoint |= {"module.momentum_encoder.norm.bias": torch.ones(384)}
+    torch.save({"epoch": 300, "state_dict": checkpoint}, tmp_path / "vit-s-300ep.pth.tar")
+    wanted = section(tmp_path / "vit-s-300ep.pth.tar", model="vit_small_patch16_224", layout="mocov3")
+    state, card = convert(wanted, DOWNLOADS)
+    assert card.options == {"num_classes": 0, "num_heads": 12}
+    assert all(torch.equal(state[name], tensor) for name, tensor in original.items())
+    models.write_weights(tmp_path / "source.safetensors", state, card)
+    loaded, _ = models.load(tmp_path / "source.safetensors")
+    started, _ = models.start_from(tmp_path / "source.safetensors", 3, 0.0)
+    expected = timm.create_model("vit_small_patch16_224", img_size=32, num_classes=0, num_heads=12).eval()
+    expected.load_state_dict(original)
+    images = torch.randn(1, 3, 32, 32)
+    torch.testing.assert_close(loaded(images), expected(images))
+    assert started.blocks[0].attn.num_heads == 12
+
+
+def test_ibots_backbone(tmp_path: Path) -> None:
+    original = small_vit()
+    torch.save({"state_dict": original | {"masked_embed": torch.zeros(1, 384)}}, tmp_path / "teacher.pth")
+    wanted = section(tmp_path / "teacher.pth", model="vit_small_patch16_224", layout="ibot")
+    state, _ = convert(wanted, DOWNLOADS)
+    assert state.keys() == original.keys()
+
+
+@pytest.mark.parametrize("layout", ["mocov3", "ibot"])
+def test_another_layout_than_said_is_refused(tmp_path: Path, layout: str) -> None:
+    torch.save({"layer": torch.zeros(2)}, tmp_path / "other.pth")
+    wanted = section(tmp_path / "other.pth", model="vit_small_patch16_224", layout=layout)
+    with pytest.raises(
+        InputError, match=f"source.layout: .*other.pth: expected .* layout '{layout}', found layer"
+    ):
+        convert(wanted, DOWNLOADS)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("beit_base_patch16_224", 32), ("vit_pe_core_small_patch16_384", 32)]
+)
+def test_a_head_that_read_the_patches_is_made_to_read_cls(tmp_path: Path, name: str, size: int) -> None:
+    torch.manual_seed(2)
+    own = timm.create_model(name, img_size=size)
+    with torch.no_grad():
+        (own.fc_norm if isinstance(own.norm, torch.nn.Identity) else own.norm).bias.fill_(0.25)
+    save_file(own.state_dict(), tmp_path / "own.safetensors")
+    state, card = convert(section(tmp_path / "own.safetensors", model=name, image_size=size), DOWNLOADS)
+    assert (state["norm.bias"] == 0.25).all()
+    assert not [key for key in state if key.startswith(("fc_norm", "attn_pool"))]
+    assert card.origin == "own.safetensors; the norm that followed pooling is applied to [CLS]"
+
+
+def test_weights_from_an_address(stored: Path, tmp_path: Path) -> None:
+    right = hashlib.sha256(stored.read_bytes()).hexdigest()
+    with serving() as site:
+        site.answers["/w/vit.safetensors"] = [send(stored.read_bytes())]
+        state, card = convert(section(f"{site.url}/w/vit.safetensors", sha256=right), tmp_path)
+    assert card.origin == "vit.safetensors"
+    assert (tmp_path / "vit.safetensors").exists()
+    assert state.keys() == load_file(stored).keys()

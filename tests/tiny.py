@@ -24,7 +24,7 @@ from gta.scope import restrict
 from gta.train import Run
 from gta.views import Crop
 
-CARD = Card("vit_tiny_patch16_224", 32, 1.0, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 0, "test", "none")
+CARD = Card("vit_tiny_patch16_224", {}, 32, 1.0, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 0, "test", "none")
 
 SETTINGS: dict[str, Any] = {
     "epochs": 3,
