@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gta.errors import InputError
-from gta.readers import Handles, reader_of
+from gta.readers import UNREADABLE, Handles, reader_of
 
 Rows = Literal["cls", "all"]
 
@@ -71,7 +71,12 @@ def unwrapped(model: Any) -> nn.Module:
 def _of_timm(model: Any) -> tuple[list[nn.Module], int, tuple[int, int]]:
     name, blocks = type(model).__name__, getattr(model, "blocks", None)
     if blocks is None or not len(blocks):
-        raise InputError(f"{name}: expected a ViT whose blocks are `blocks[i]`, found none")
+        raise InputError(
+            f"{name}: expected a ViT with one sequence of blocks, `blocks[i]`, over the same tokens, "
+            "found none"
+        )
+    if hasattr(model, "embeds"):
+        raise InputError(f"{name}: the number of tokens is each image's own, so there is no grid to match")
     if getattr(model, "cls_token", None) is None:
         raise InputError(f"{name}: has no [CLS] token at its input, so there is no attention of it to guide")
     pooling = getattr(model, "global_pool", "token")
@@ -106,9 +111,9 @@ def _of_hugging_face(model: Any) -> tuple[list[nn.Module], int, tuple[int, int]]
 
 
 def _why_not(attn: nn.Module) -> str:
-    kind = type(attn).__name__
-    what = "subtracts two attention maps" if "Diff" in kind else "is not among those that can be read"
-    return f"attention of class {type(attn).__module__}.{kind} is not supported: it {what}"
+    name = f"{type(attn).__module__}.{type(attn).__qualname__}"
+    reason = UNREADABLE.get(name, "is not among those that can be read")
+    return f"attention of class {name} is not supported: it {reason}"
 
 
 class LogitRecorder:

@@ -186,3 +186,13 @@ READERS = {
     ),
 }
 """Full name of an attention class -> how it is read."""
+UNREADABLE = {
+    "timm.layers.diff_attention.DiffAttention": "subtracts two attention maps",
+    "timm.models.vision_transformer.DiffParallelScalingBlock": "subtracts two attention maps",
+    "timm.models.vision_transformer.ParallelThingsBlock": "has several attentions side by side",
+    "timm.models.cait.TalkingHeadAttn": "mixes the heads before softmax",
+    "timm.models.convit.GPSA": "blends its softmax with a map of positions",
+    "timm.models.tnt.Block": "has an attention within patches beside that between them",
+    "timm.models.xcit.XCA": "attends among channels, not tokens",
+}
+"""Full name of an attention class -> why it has no reader."""

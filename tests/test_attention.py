@@ -208,10 +208,10 @@ def test_reading_before_any_pass_is_refused() -> None:
         ("vit_tiny_patch16_224", {"global_pool": "avg"}, "reads 'avg' pooling"),
         ("vit_tiny_patch16_224", {"patch_drop_rate": 0.5}, "patch dropout"),
         ("vit_tiny_patch16_224", {"attn_layer": "diff", "depth": 1}, "subtracts two attention maps"),
-        ("convit_tiny", {}, r"timm\.models\.convit\.GPSA is not supported"),
+        ("convit_tiny", {}, r"timm\.models\.convit\.GPSA is not supported: it blends"),
         ("cait_xxs24_224", {}, "TalkingHeadAttn is not supported"),
         ("vit_dlittle_patch16_reg1_gap_256", {"img_size": 64}, "no \\[CLS\\] token"),
-        ("resnet18", {}, "whose blocks are `blocks"),
+        ("resnet18", {}, "one sequence of blocks"),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_reason(
