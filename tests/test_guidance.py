@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from gta.errors import InputError
 from gta.guidance import Guide, attention_penalty
@@ -154,6 +158,40 @@ def test_both_see_the_same_tensor_under_the_same_autocast() -> None:
     inputs, kinds = {item[0] for item in seen if item[0]}, {item[1] for item in seen if not item[0]}
     assert len(inputs) == 1
     assert kinds == {torch.bfloat16}
+
+
+def guided_step(model: nn.Module, called: nn.Module, source: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Gradients of cross-entropy and penalty."""
+    with Guide(source, called.train()) as guide:
+        loss = nn.functional.cross_entropy(called(images), torch.zeros(len(images), dtype=torch.long))
+        (loss + guide.penalty()).backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def moved_pair() -> tuple[nn.Module, nn.Module]:
+    source, model = pair()
+    with torch.no_grad():
+        model.blocks[0].attn.qkv.weight.mul_(1.5)
+    return source, model
+
+
+def one_of_two_processes(rank: int, folder: Path, images: Tensor) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    source, model = moved_pair()
+    gradients = guided_step(model, DistributedDataParallel(model), source, images[rank::2])
+    if rank == 0:
+        torch.save(gradients, folder / "gradients.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_give_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
+    images = torch.randn(4, 3, 48, 48)
+    torch.multiprocessing.spawn(one_of_two_processes, (tmp_path, images), nprocs=2)
+    source, model = moved_pair()
+    torch.testing.assert_close(
+        torch.load(tmp_path / "gradients.pt"), guided_step(model, model, source, images), rtol=1e-4, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
