@@ -55,7 +55,7 @@ def main() -> None:
     torch.manual_seed(SEED)
     generator = torch.Generator().manual_seed(SEED)
     bank = glyphs()
-    model = create_timm("demo_vit", 48, num_classes=len(LETTERS))
+    model = create_timm("demo_vit", 48)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS, pct_start=0.1)
     right = 0.0
@@ -76,8 +76,8 @@ def main() -> None:
         bar.set_postfix(loss=f"{loss.item():.2f}", right=f"{right:.2f}")
         if step % 100 == 99:
             print(f"step {step + 1}: loss {loss.item():.3f}, running accuracy {right:.3f}", flush=True)
-    body = {name: tensor.half() for name, tensor in model.state_dict().items() if "head." not in name}
-    save_file(body, ROOT / "assets" / "demo_source.safetensors")
+    state = {name: tensor.half() for name, tensor in model.state_dict().items()}
+    save_file(state, ROOT / "assets" / "demo_source.safetensors")
 
 
 if __name__ == "__main__":

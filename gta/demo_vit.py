@@ -18,7 +18,7 @@ default_cfgs = generate_default_cfgs(
     {
         "demo_vit": {
             "input_size": (3, 48, 48),
-            "num_classes": 0,
+            "num_classes": 37,  # the letters that the source was taught
             "mean": (0.5, 0.5, 0.5),
             "std": (0.5, 0.5, 0.5),
             "first_conv": "patch_embed.proj.0",

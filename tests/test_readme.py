@@ -1,10 +1,34 @@
-"""What the README shows is what the pipeline wrote last."""
+"""What the README shows is what the pipeline wrote last, and what it names exists."""
 
 from __future__ import annotations
 
+import re
+
+import timm
 from importgraph import ROOT
+
+from gta.methods import MIXINGS, PENALTIES, SCOPES, parse_method
+
+README = (ROOT / "README.md").read_text()
 
 
 def test_the_readme_shows_the_committed_table() -> None:
     table = (ROOT / "results/table.md").read_text()
-    assert table[table.index("| data set") :].strip() in (ROOT / "README.md").read_text()
+    assert table[table.index("| data set") :].strip() in README
+
+
+def test_every_source_in_the_readme_is_known_to_timm() -> None:
+    section = README.partition("## From what")[2].partition("## ")[0]
+    names = re.findall(r"`((?:vit|deit|deit3|eva02|beit|beitv2)_[\w.]+)`", section)
+    assert len(names) >= 14
+    for name in names:
+        known = timm.get_pretrained_cfg(name)
+        assert known is not None, name
+        assert "." not in name or known.has_weights, name
+
+
+def test_every_term_in_the_readme_is_a_method() -> None:
+    section = README.partition("## Against what")[2].partition("## ")[0]
+    table = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    terms = set().union(*(parse_method(name).terms for cell in table for name in re.findall("`(.+?)`", cell)))
+    assert terms == PENALTIES.keys() | MIXINGS.keys() | SCOPES.keys()
