@@ -8,6 +8,7 @@ Works with `--attention eager` as well.
 
 import argparse
 import copy
+import os
 
 import torch
 import torch.distributed as dist
@@ -28,8 +29,8 @@ parser.add_argument("--weight", type=float, default=0.1)
 options = parser.parse_args()
 
 dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-rank = dist.get_rank()
-device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
+rank, local_rank = dist.get_rank(), int(os.environ["LOCAL_RANK"])
+device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
 processor = AutoImageProcessor.from_pretrained(options.model)
 photos = ImageFolder(options.photos, lambda image: processor(image, return_tensors="pt")["pixel_values"][0])
 torch.manual_seed(0)  # the same new head on every process

@@ -33,7 +33,7 @@ view = timm.data.create_transform(**timm.data.resolve_model_data_config(model), 
 photos = ImageFolder(options.photos, view)
 model.reset_classifier(len(photos.classes))
 model.to(device).train()
-loader = DataLoader(photos, options.batch, shuffle=True)
+loader = DataLoader(photos, options.batch, shuffle=True, drop_last=True)
 optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, weight_decay=0.05)
 
 with Guide(source, model) as guide:
@@ -44,7 +44,7 @@ with Guide(source, model) as guide:
             cross_entropy = F.cross_entropy(logits.float(), labels.to(device))
             penalty = guide.penalty()
             ((cross_entropy + options.weight * penalty) / options.accumulate).backward()
-            if step % options.accumulate == 0 or step == len(loader):
+            if step % options.accumulate == 0:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
         print(f"epoch {epoch + 1} cross-entropy {cross_entropy.item():.4f} penalty {penalty.item():.6f}")

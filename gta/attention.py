@@ -106,6 +106,8 @@ def _of_hugging_face(model: Any) -> tuple[list[nn.Module], int, tuple[int, int]]
             f"{', '.join(HUGGING_FACE)} are; the same weights may exist for timm"
         )
     attentions = [module for module in model.modules() if reader_of(module) is not None]
+    if not attentions or not hasattr(attentions[0], "q_proj"):
+        raise InputError(f"{type(model).__name__}: expected the classes of transformers 5 or newer")
     side = config.image_size // config.patch_size
     return attentions, HUGGING_FACE[kind] + int(getattr(config, "num_register_tokens", 0)), (side, side)
 
@@ -122,6 +124,12 @@ class LogitRecorder:
 
     def __init__(self) -> None:
         self.rows: dict[int, Tensor] = {}
+        self.with_gradient = False
+
+    def start(self, *_: object) -> None:
+        """Before a forward pass."""
+        self.rows.clear()
+        self.with_gradient = torch.is_grad_enabled()
 
     def stacked(self) -> Tensor:
         """All recorded rows in order of depth, float32: (layers, B, heads, tokens), or with one more axis.
@@ -140,12 +148,13 @@ def record_logits(model: nn.Module, layers: Iterable[int], rows: Rows = "cls") -
     layers: block numbers from 0; rows: the [CLS] row alone, or `all`. Logits are q k^T * scale, plus a
     relative position bias where the class has one, as in the block itself: before softmax, over all tokens,
     prefix tokens first, in the precision in which the block computes. Gradient checkpointing runs a block
-    again during backward; the first run's rows are kept. Raises InputError where the model cannot be read,
-    see `layout_of`.
+    again during backward; the first run's rows are kept, and that run has to be one with gradient
+    (`use_reentrant=False`). Raises InputError where it is not, and where the model cannot be read, see
+    `layout_of`.
     """
     attentions = layout_of(model).attentions
     recorder = LogitRecorder()
-    handles = [model.register_forward_pre_hook(lambda *_: recorder.rows.clear())]
+    handles = [model.register_forward_pre_hook(recorder.start)]
     for layer in layers:
         handles += _hook(attentions[layer], layer, recorder, rows)
     try:
@@ -157,6 +166,11 @@ def record_logits(model: nn.Module, layers: Iterable[int], rows: Rows = "cls") -
 
 def _hook(attn: nn.Module, layer: int, recorder: LogitRecorder, rows: Rows) -> Handles:
     def keep(logits: Tensor) -> None:
+        if recorder.with_gradient and not torch.is_grad_enabled() and layer not in recorder.rows:
+            raise InputError(
+                "gradient checkpointing: expected use_reentrant=False, as re-entrant checkpoints run the "
+                "blocks without gradient first, and the attention that is read there would have none"
+            )
         if layer not in recorder.rows:
             recorder.rows[layer] = logits if rows == "all" else logits.squeeze(2)
 

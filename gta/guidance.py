@@ -124,6 +124,8 @@ class Guide:
         self._of_source = self._contexts.enter_context(record_logits(self.source, self.layers))
         self._of_model = self._contexts.enter_context(record_logits(self.model, self.layers))
         if self.run_source:
+            forget = self.model.register_forward_pre_hook(lambda *_: self._of_source.rows.clear())
+            self._contexts.callback(forget.remove)
             self._contexts.enter_context(beside(self.source, self.model))
         return self
 
@@ -133,7 +135,10 @@ class Guide:
         self._contexts.close()
 
     def penalty(self) -> Tensor:
-        """The penalty of the model's latest forward pass: a float32 scalar >= 0, with gradient."""
+        """The penalty of the model's latest forward pass: a float32 scalar >= 0, with gradient.
+
+        Raises RuntimeError after a pass in which the source did not run: in evaluation, or without gradient.
+        """
         return attention_penalty(
             self._selected(self._of_model.stacked()),
             self._selected(self._of_source.stacked()),

@@ -18,6 +18,9 @@ from gta.metrics import attention_map, on_object, per_image
 from gta.models import Card, normalise
 from gta.precision import autocast
 
+SOURCE = "source"
+"""The name among models of the one that is only looked at: its classes are others, or none."""
+
 
 @torch.no_grad()
 def predict(
@@ -48,8 +51,8 @@ def look(
 ) -> dict[str, pd.DataFrame]:
     """For each model a row an image: predictions, and `<measure>_<region>` of `metrics.on_object`.
 
-    All models see the same views, which are read once. A model without a head gives predictions that mean
-    nothing; only its attention is of use. layer: block number, negative ones from the end.
+    All models see the same views, which are read once. Of the one named SOURCE there are no predictions.
+    layer: block number, negative ones from the end.
     """
     layouts = {name: layout_of(model) for name, model in models.items()}
     blocks = len(next(iter(layouts.values())).attentions)
@@ -71,7 +74,7 @@ def look(
                     logits = model(images)
                 row = recorders[name].stacked()[0]
                 attention = attention_map(row, layouts[name].prefix, heads, layouts[name].grid)
-                columns = per_image(logits, labels)
+                columns = {} if name == SOURCE else per_image(logits, labels)
                 for region, mask in regions.items():
                     measures = on_object(attention, mask)
                     columns |= {f"{measure}_{region}": values for measure, values in measures.items()}

@@ -134,3 +134,21 @@ def _check_combination(method: Method) -> None:
     for reason, applies in reasons.items():
         if applies:
             raise InputError(f"method {method.name!r}: these terms do not combine: {reason}")
+
+
+def families(names: list[str]) -> dict[str, list[str]]:
+    """Methods but the baseline by family (those that differ in weights alone), each in order of weight."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        if name != BASELINE:
+            found.setdefault(parse_method(name).family, []).append(name)
+    return {family: sorted(members, key=_in_order) for family, members in found.items()}
+
+
+def _in_order(name: str) -> tuple[float, ...]:
+    return tuple(parse_method(name).weights.values())
+
+
+def of_weight(names: list[str], given: float | None) -> list[str]:
+    """Of a family whose only penalty is GTA, the methods with its `given` weight, if there are; else all."""
+    return [name for name in names if parse_method(name).weights == {"gta": given}] or names

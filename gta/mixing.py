@@ -9,7 +9,8 @@ Vision Transformers", arXiv 2111.09833:
 area: the pasted box's share of the image; attention: the box's share of the [CLS] token's attention to the
 patches, in the last block of the model that is trained, on the mixed image, in the same forward pass, after
 softmax, mean over heads, without gradient. That is the rule of its public code; its paper has the attention
-alone. Registers and distillation tokens are left out here (there, distilled models fail).
+alone. Every mixed batch is one of CutMix (there, by default, one in five is Mixup's). Registers and
+distillation tokens are left out here (there, distilled models fail).
 """
 
 from __future__ import annotations

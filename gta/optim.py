@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gta.params.finetune import Finetune
 
 
-def parameter_groups(model: nn.Module, settings: Finetune) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, settings: Finetune, weight_decay: float) -> list[dict[str, Any]]:
     """Groups with `lr_scale` (head_lr_scale for the head, layer_decay^(blocks above) below) and `decay`.
 
     Vectors, position embeddings and prefix tokens have no weight decay.
@@ -31,7 +31,7 @@ def parameter_groups(model: nn.Module, settings: Finetune) -> list[dict[str, Any
             scale = _layer_scale(name, blocks, settings)
             scale *= settings.lora.lr_scale if ".lora_" in name else 1.0
         plain = parameter.ndim <= 1 or name.endswith(("pos_embed", "_token", "reg_token"))
-        decay = 0.0 if plain else settings.weight_decay
+        decay = 0.0 if plain else weight_decay
         group = groups.setdefault(
             (scale, decay),
             {"params": [], "lr": settings.lr * scale, "lr_scale": scale, "weight_decay": decay},
@@ -52,9 +52,12 @@ def _layer_scale(name: str, blocks: int, settings: Finetune) -> float:
 def build_optimizer(model: nn.Module, penalties: nn.Module, settings: Finetune) -> torch.optim.Optimizer:
     """AdamW (second beta 0.999) or SGD with Nesterov momentum, over the groups above.
 
-    What the penalties train, such as a projection, has the head's learning rate.
+    What the penalties train, such as a projection, has the head's learning rate. There is no weight decay
+    where a penalty stands in for it.
     """
-    groups = parameter_groups(model, settings)
+    replaced = any(getattr(penalty, "replaces_decay", False) for penalty in penalties.children())
+    weight_decay = 0.0 if replaced else settings.weight_decay
+    groups = parameter_groups(model, settings, weight_decay)
     own = [parameter for parameter in penalties.parameters() if parameter.requires_grad]
     if own:
         scale = settings.head_lr_scale
@@ -63,7 +66,7 @@ def build_optimizer(model: nn.Module, penalties: nn.Module, settings: Finetune) 
                 "params": own,
                 "lr": settings.lr * scale,
                 "lr_scale": scale,
-                "weight_decay": settings.weight_decay,
+                "weight_decay": weight_decay,
             }
         )
     if settings.optimizer == "adamw":

@@ -13,6 +13,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from gta.attention import layout_of
@@ -56,7 +57,9 @@ def _layout_error(path: Path, layout: str, wanted: str, state: dict[str, Any]) -
 
 LAYOUTS = {"mocov3": from_mocov3, "ibot": from_ibot}
 """Original checkpoints that are not in timm, by `source.layout`."""
-ADAPTED = "; the norm that followed pooling is applied to [CLS]"
+ORIGINAL: dict[str, Any] = {"crop_pct": 0.875, "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
+"""How the models of those checkpoints were shown images."""
+ADAPTED = "; its head read the patches, and now reads [CLS] after the same norm"
 
 
 def convert(settings: Source, downloads: Path) -> tuple[dict[str, Tensor], Card]:
@@ -68,14 +71,15 @@ def convert(settings: Source, downloads: Path) -> tuple[dict[str, Tensor], Card]
     which were fetched from an address. Raises InputError where the file is missing, damaged, has another
     checksum, or does not fit.
     """
-    model = build(settings)
     path = None if settings.weights == "hub" else _file(settings, downloads)
     options = _options(settings)
     own = create_timm(settings.model, _size(settings), pool=None, pretrained=path is None, **options)
+    model, adapted = reading_cls(own, settings)
     if path is not None:
         _load_strictly(own, path, settings.layout)
-    adapted = _read_cls(own.state_dict(), model, settings.model)
-    about: dict[str, Any] = getattr(model, "pretrained_cfg", {})
+    if adapted:
+        _move_norm(own.state_dict(), model, settings.model)
+    about = ORIGINAL if settings.layout != "timm" else model.pretrained_cfg
     origin = f"{about.get('hf_hub_id', 'hub')}" if path is None else path.name
     card = Card(
         model=settings.model,
@@ -102,15 +106,29 @@ def build(settings: Source) -> Any:
 
     Raises InputError where it has no readable [CLS] attention.
     """
+    own = create_timm(settings.model, _size(settings), pool=None, **_options(settings))
+    return reading_cls(own, settings)[0]
+
+
+def reading_cls(own: Any, settings: Source) -> tuple[Any, bool]:
+    """The model itself, or where its head reads the patches one that reads [CLS], without the classifier,
+    which was taught on other features; and whether that was so.
+
+    Raises InputError where there is no readable [CLS] attention.
+    """
     size = _size(settings)
-    model: Any = create_timm(settings.model, size, **_options(settings))
+    adapted = own.global_pool != "token" if hasattr(own, "global_pool") else False
+    model: Any = own
+    if adapted:
+        options = {**_options(settings), "num_classes": 0}
+        model = create_timm(settings.model, size, **options)
     layout_of(model)
     patch = int(model.patch_embed.patch_size[0])
     if size % patch:
         raise InputError(
             f"params.yaml: source.image_size: expected a multiple of the patch size {patch}, got {size}"
         )
-    return model
+    return model, adapted
 
 
 def _size(settings: Source) -> int:
@@ -137,14 +155,13 @@ def _options(settings: Source) -> dict[str, Any]:
     return {"num_classes": 0} | ({"num_heads": 12} if small else {})
 
 
-def _read_cls(state: dict[str, Tensor], model: nn.Module, name: str) -> bool:
-    """Loads weights of the model with its own pooling into one whose head reads [CLS]; tells if that
-    differs."""
+def _move_norm(state: dict[str, Tensor], model: nn.Module, name: str) -> None:
+    """Loads the weights of a model that pools its patches into one that reads [CLS]."""
     wanted = model.state_dict()
     moved = {
         key.replace("fc_norm.", "norm.") if key.startswith("fc_norm.") and key not in wanted else key: tensor
         for key, tensor in state.items()
-        if not key.startswith("attn_pool.")
+        if not key.startswith(("attn_pool.", "head."))
     }
     try:
         model.load_state_dict(moved)
@@ -153,7 +170,6 @@ def _read_cls(state: dict[str, Tensor], model: nn.Module, name: str) -> bool:
             f"params.yaml: source.model: {name!r}: its head cannot be made to read [CLS]: "
             f"{' '.join(str(error).split())}"
         ) from None
-    return moved.keys() != state.keys()
 
 
 def _colour(key: str, given: list[float] | None, own: dict[str, Any]) -> tuple[float, float, float]:
@@ -201,16 +217,24 @@ def _load_strictly(model: nn.Module, path: Path, layout: str) -> None:
             f"params.yaml: source.weights: {path}: cannot be loaded as weights alone: {reason}"
         ) from None
     for key in ("state_dict", "model"):
-        nested = state.get(key)
+        nested = state.get(key) if isinstance(state, dict) else None
         if isinstance(nested, dict):
             state = nested
+    if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
+        found = ", ".join(map(str, list(state)[:3])) if isinstance(state, dict) else type(state).__name__
+        raise InputError(
+            f"params.yaml: source.weights: {path}: expected tensors by name, or `state_dict` or `model` that "
+            f"holds them; found {found or 'nothing'}"
+        )
     if layout != "timm":
         state = LAYOUTS[layout](state, path)
     convert_keys = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert_keys is not None:  # timm's own: old names of keys, position embeddings of another size
         state = convert_keys(state, model)
     try:
-        model.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+        model.load_state_dict(
+            {name: value.float() if isinstance(value, Tensor) else value for name, value in state.items()}
+        )
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise InputError(

@@ -17,7 +17,7 @@ from scipy.stats import false_discovery_control
 from scipy.stats import t as student
 
 from gta.errors import InputError
-from gta.methods import BASELINE, PENALTIES, parse_method
+from gta.methods import BASELINE, PENALTIES, families, of_weight, parse_method
 from gta.params.aggregate import Region
 from gta.params.grid import Grid
 
@@ -74,23 +74,15 @@ def _read_cell(folder: Path, dataset: str, fraction: int, method: str, seeds: li
 
 def gta_weights(grid: Grid) -> dict[str, float]:
     """The methods that are GTA alone, with their weights (the paper's lambda), in order of weight."""
-    names = families(grid).get(GTA, [])
+    names = families(grid.methods).get(GTA, [])
     return {name: parse_method(name).weights["gta"] for name in names}
-
-
-def families(grid: Grid) -> dict[str, list[str]]:
-    """Methods but the baseline by family (those that differ in weights alone), each in order of weight."""
-    found: dict[str, list[str]] = {}
-    for name in grid.methods:
-        if name != BASELINE:
-            found.setdefault(parse_method(name).family, []).append(name)
-    return {family: sorted(names, key=_weights) for family, names in found.items()}
 
 
 def choose(val: pd.DataFrame, grid: Grid, given: float | None) -> dict[tuple[str, int, str], Choice]:
     """The reported method of each data set, fraction and family; nothing for the baseline.
 
-    `val`: validation rows only, so that no test image can have a say. `given`: the weight of GTA alone.
+    `val`: validation rows only, so that no test image can have a say. `given`: the weight of GTA,
+    in families that have no other penalty.
     Else, and for every other family with more than one member: the highest mean top1 over seeds, on a tie
     the smaller weight. Raises InputError where there is nothing to choose by or `given` is not in the grid,
     ValueError where `val` has other rows.
@@ -101,9 +93,8 @@ def choose(val: pd.DataFrame, grid: Grid, given: float | None) -> dict[tuple[str
     chosen = {}
     for dataset, fraction in product(grid.datasets, grid.fractions):
         rows = val[(val["dataset"] == dataset) & (val["fraction"] == fraction)]
-        for family, names in families(grid).items():
-            if family == GTA and given is not None:
-                names = [name for name in names if parse_method(name).weights["gta"] == given]
+        for family, names in families(grid.methods).items():
+            names = of_weight(names, given)
             key = (dataset, fraction, family)
             chosen[key] = Choice(names[0], "given") if len(names) == 1 else _best(rows, key, names)
     return chosen
@@ -119,10 +110,6 @@ def _check_given(given: float | None, weights: dict[str, float]) -> None:
 
 def _listed(weights: dict[str, float]) -> str:
     return ", ".join(f"{weight:g}" for weight in weights.values()) or "there is none"
-
-
-def _weights(name: str) -> tuple[float, ...]:
-    return tuple(parse_method(name).weights.values())
 
 
 def _best(val: pd.DataFrame, key: tuple[str, int, str], names: list[str]) -> Choice:

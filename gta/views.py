@@ -10,12 +10,15 @@ import math
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from gta.errors import InputError
+
+if TYPE_CHECKING:
+    from gta.params.finetune import Finetune
 
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 in pixels, x1 and y1 exclusive."""
@@ -30,6 +33,26 @@ class Crop:
     ratio: tuple[float, float]
     flip: float
     augment: Any = None
+
+
+def crop_of(settings: Finetune) -> Crop:
+    """The random views that the section describes; timm is imported only for its RandAugment.
+
+    Raises InputError where timm does not understand the policy.
+    """
+    augment: Any = None
+    if settings.rand_augment is not None:
+        from timm.data.auto_augment import rand_augment_transform
+
+        try:
+            augment = rand_augment_transform(settings.rand_augment, {})
+        except (AssertionError, ValueError, KeyError) as error:
+            raise InputError(
+                "params.yaml: finetune.rand_augment: expected a policy of timm's such as "
+                f"'rand-m9-mstd0.5-inc1', got {settings.rand_augment!r}: {error or 'not understood'}"
+            ) from None
+    low, high = settings.crop_scale
+    return Crop((low, high), (settings.crop_ratio[0], settings.crop_ratio[1]), settings.flip, augment)
 
 
 def read_rgb(path: Path) -> Image.Image:

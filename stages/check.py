@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 
 from gta.atomic import atomic_file
@@ -12,10 +14,11 @@ from gta.attention import layout_of
 from gta.errors import InputError, run
 from gta.guidance import numbers
 from gta.methods import NEEDS_SOURCE_HEAD, parse_method
-from gta.params.check import check
-from gta.params.finetune import Finetune
+from gta.params.check import Params, check
 from gta.params.section import read_params
+from gta.scope import restrict
 from gta.source import build
+from gta.views import crop_of
 
 
 def main() -> None:
@@ -25,26 +28,32 @@ def main() -> None:
     params = check(read_params())
     # Built with random weights: shows what only the architecture can say, such as a missing [CLS] token.
     model = build(params.source)
-    check_layers(params.finetune, model)
+    check_layers(params, model)
     check_heads(params.grid.methods, model)
+    crop_of(params.finetune)
+    if any(parse_method(name).scope == "lora" for name in params.grid.methods):
+        size = model.patch_embed.img_size
+        restrict(model, "lora", params.finetune.lora, torch.zeros(1, 3, *size))
     with atomic_file(arguments.output) as partial:
         partial.write_text("params.yaml is consistent\n")
 
 
-def check_layers(settings: Finetune, model: nn.Module) -> None:
-    """Raises InputError where a term's options name a layer or head that the model does not have."""
-    layout = layout_of(model)
-    options = {
-        "gta.layers": (settings.gta.layers, len(layout.attentions)),
-        "gta.heads": (settings.gta.heads, min(layout.heads)),
-        "at.layers": (settings.at.layers, len(layout.attentions)),
-        "delta.layers": (settings.delta.layers, len(layout.attentions)),
+def check_layers(params: Params, model: nn.Module) -> None:
+    """Raises InputError where an option names a layer or head that the model does not have."""
+    layout, settings = layout_of(model), params.finetune
+    blocks = len(layout.attentions)
+    options: dict[str, tuple[Any, int]] = {
+        "finetune.gta.layers": (settings.gta.layers, blocks),
+        "finetune.gta.heads": (settings.gta.heads, min(layout.heads)),
+        "finetune.at.layers": (settings.at.layers, blocks),
+        "finetune.delta.layers": (settings.delta.layers, blocks),
+        "evaluate.layer": ([params.evaluate.layer], blocks),
     }
     for key, (wanted, count) in options.items():
         try:
-            numbers(key.partition(".")[2].removesuffix("s"), wanted, count)
+            numbers(key.rpartition(".")[2].removesuffix("s"), wanted, count)
         except InputError as error:
-            raise InputError(f"params.yaml: finetune.{key}: {error}") from None
+            raise InputError(f"params.yaml: {key}: {error}") from None
 
 
 def check_heads(methods: list[str], model: nn.Module) -> None:

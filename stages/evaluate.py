@@ -12,15 +12,13 @@ from gta.atomic import atomic_folder
 from gta.batches import REGIONS, CentreImages, centre_loader
 from gta.datasets.index import read_index
 from gta.errors import run
-from gta.measure import look
+from gta.measure import SOURCE, look
 from gta.methods import parse_method
 from gta.metrics import accuracy_measures
 from gta.params.evaluate import Evaluate
 from gta.params.grid import Grid
 from gta.params.section import load
 from gta.precision import make_deterministic, pick_device
-
-SOURCE = "source"
 
 
 def main() -> None:

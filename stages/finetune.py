@@ -7,7 +7,6 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -30,7 +29,7 @@ from gta.penalties.build import build_penalties, needs_keys
 from gta.precision import autocast, make_deterministic, pick_device
 from gta.scope import merge, restrict
 from gta.train import Run, train
-from gta.views import Crop
+from gta.views import crop_of
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +120,7 @@ def train_seed(cell: Cell, seed: int, state: Path) -> None:
         torch.zeros(1, 3, card.image_size, card.image_size).to(cell.device),
     )
     views = 2 if needs_keys(cell.method) else 1
-    images = TrainImages(cell.data, cell.train, card.image_size, crop(settings), seed, views)
+    images = TrainImages(cell.data, cell.train, card.image_size, crop_of(settings), seed, views)
     loader, sampler = train_loader(images, settings.batch_size, settings.workers)
     centre = CentreImages(cell.data, cell.val, card.image_size, card.crop, with_objects=False)
     val_loader = centre_loader(centre, settings.batch_size, settings.workers)
@@ -164,23 +163,6 @@ def train_seed(cell: Cell, seed: int, state: Path) -> None:
     with atomic_file(state / "history.csv") as partial:
         history.to_csv(partial, index=False, lineterminator="\n")
     checkpoint.unlink()
-
-
-def crop(settings: Finetune) -> Crop:
-    """The random views of the section; timm is imported only for its RandAugment."""
-    augment: Any = None
-    if settings.rand_augment is not None:
-        from timm.data.auto_augment import rand_augment_transform
-
-        try:
-            augment = rand_augment_transform(settings.rand_augment, {})
-        except (AssertionError, ValueError, KeyError) as error:
-            raise InputError(
-                "params.yaml: finetune.rand_augment: expected a policy of timm's such as "
-                f"'rand-m9-mstd0.5-inc1', got {settings.rand_augment!r}: {error or 'not understood'}"
-            ) from None
-    low, high = settings.crop_scale
-    return Crop((low, high), (settings.crop_ratio[0], settings.crop_ratio[1]), settings.flip, augment)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import timm
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from gta.attention import layout_of, record_logits
 from gta.errors import InputError
@@ -191,6 +192,24 @@ def test_gradient_checkpointing_gives_the_same_gradient() -> None:
             (model(images).square().mean() + recorder.stacked().square().mean()).backward()
         gradients.append(model.blocks[0].attn.qkv.weight.grad)
     torch.testing.assert_close(gradients[1], gradients[0])
+
+
+def test_reentrant_checkpoints_are_refused() -> None:
+    model = build("demo_vit").train()
+    block = model.blocks[0]
+    inner = block.forward
+    block.forward = lambda tokens, **_: checkpoint(inner, tokens, use_reentrant=True)
+    with record_logits(model, [0]), pytest.raises(InputError, match="use_reentrant=False"):
+        model(torch.randn(2, 3, 48, 48))
+
+
+def test_older_transformers_are_refused() -> None:
+    model = hugging_face("ViT", "sdpa")
+    for module in model.modules():
+        if hasattr(module, "q_proj"):
+            del module.q_proj
+    with pytest.raises(InputError, match="ViTModel: expected the classes of transformers 5 or newer"):
+        layout_of(model)
 
 
 def test_reading_before_any_pass_is_refused() -> None:

@@ -133,6 +133,16 @@ def test_layers_heads_and_columns_select_what_they_say() -> None:
     torch.testing.assert_close(got, expected)
 
 
+def test_rows_of_an_earlier_pass_are_never_compared() -> None:
+    source, model = pair()
+    with Guide(source, model.train()) as guide:
+        model(torch.randn(2, 3, 48, 48))
+        with torch.no_grad():
+            model(torch.randn(2, 3, 48, 48))
+        with pytest.raises(RuntimeError, match="expected a forward pass"):
+            guide.penalty()
+
+
 def test_the_source_runs_only_in_training() -> None:
     source, model = pair()
     calls: list[int] = []

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from serving import send, serving
 from tiny import CARD, source_file
@@ -18,7 +19,7 @@ from tiny import CARD, source_file
 from gta import models
 from gta.errors import InputError
 from gta.params.source import Source
-from gta.source import convert
+from gta.source import build, convert
 
 SOURCE: dict[str, Any] = {
     "model": "vit_tiny_patch16_224",
@@ -107,6 +108,20 @@ def test_what_is_no_weights_file_is_refused(tmp_path: Path, name: str, content: 
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=f"{name}: cannot be loaded"):
         convert(section(tmp_path / name), DOWNLOADS)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"), [({"model_ema": {}, "epoch": 5}, "model_ema, epoch"), (torch.zeros(2), "Tensor")]
+)
+def test_a_file_without_tensors_by_name_is_refused(tmp_path: Path, content: Any, found: str) -> None:
+    torch.save(content, tmp_path / "odd.pth")
+    with pytest.raises(InputError, match=f"odd.pth: expected tensors by name, .*; found {found}"):
+        convert(section(tmp_path / "odd.pth"), DOWNLOADS)
+
+
+def test_original_checkpoints_are_not_on_timms_hub() -> None:
+    with pytest.raises(ValidationError, match="weights: expected an address or a path for layout 'mocov3'"):
+        section("hub", model="vit_small_patch16_224", layout="mocov3")
 
 
 def test_checksum_and_missing_file(stored: Path) -> None:
@@ -198,9 +213,12 @@ def test_moco_v3_has_twelve_heads_and_the_card_says_so(tmp_path: Path) -> None:
     }
     checkpoint |= {"module.momentum_encoder.norm.bias": torch.ones(384)}
     torch.save({"epoch": 300, "state_dict": checkpoint}, tmp_path / "vit-s-300ep.pth.tar")
-    wanted = section(tmp_path / "vit-s-300ep.pth.tar", model="vit_small_patch16_224", layout="mocov3")
+    wanted = section(
+        tmp_path / "vit-s-300ep.pth.tar", model="vit_small_patch16_224", layout="mocov3", mean=None, std=None
+    )
     state, card = convert(wanted, DOWNLOADS)
     assert card.options == {"num_classes": 0, "num_heads": 12}
+    assert card.mean == (0.485, 0.456, 0.406)  # ImageNet's, not those of timm's model of that name
     assert all(torch.equal(state[name], tensor) for name, tensor in original.items())
     models.write_weights(tmp_path / "source.safetensors", state, card)
     loaded, _ = models.load(tmp_path / "source.safetensors")
@@ -231,7 +249,8 @@ def test_another_layout_than_said_is_refused(tmp_path: Path, layout: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [("beit_base_patch16_224", 32), ("vit_pe_core_small_patch16_384", 32)]
+    ("name", "size"),
+    [("beit_base_patch16_224", 32), ("vit_pe_core_small_patch16_384", 32), ("vit_small_patch16_dinov3", 32)],
 )
 def test_a_head_that_read_the_patches_is_made_to_read_cls(tmp_path: Path, name: str, size: int) -> None:
     torch.manual_seed(2)
@@ -242,7 +261,11 @@ def test_a_head_that_read_the_patches_is_made_to_read_cls(tmp_path: Path, name: 
     state, card = convert(section(tmp_path / "own.safetensors", model=name, image_size=size), DOWNLOADS)
     assert (state["norm.bias"] == 0.25).all()
     assert not [key for key in state if key.startswith(("fc_norm", "attn_pool"))]
-    assert card.origin == "own.safetensors; the norm that followed pooling is applied to [CLS]"
+    assert (
+        card.origin == "own.safetensors; its head read the patches, and now reads [CLS] after the same norm"
+    )
+    assert card.num_classes == 0  # its classifier was taught on the patches
+    assert build(section("hub", model=name, image_size=size)).num_classes == 0
 
 
 def test_weights_from_an_address(stored: Path, tmp_path: Path) -> None:

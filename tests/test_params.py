@@ -15,6 +15,7 @@ from importgraph import ROOT
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
+import stages.check
 from gta.errors import InputError
 from gta.methods import MIXINGS, parse_method
 from gta.params.check import Params, check
@@ -176,6 +177,8 @@ STAGE_MISTAKES: list[tuple[str, Any, str]] = [
     ("source.model", "demo_vitt", r"source\.model: 'demo_vitt' is not a model of timm; close: demo_vit"),
     ("source.model", "vit_base_patch16_siglip_224", r"source\.model: timm cannot build.*|no \[CLS\] token"),
     ("finetune.gta.layers", [4], r"finetune\.gta\.layers: layers: expected numbers from -4 to 3"),
+    ("evaluate.layer", 4, r"evaluate\.layer: layers: expected numbers from -4 to 3"),
+    ("finetune.rand_augment", "augmix-m3", r"finetune\.rand_augment: expected a policy of timm's"),
     ("finetune.epochs", 0, r"finetune\.epochs: .*greater than or equal to 1, got 0"),
 ]
 
@@ -196,6 +199,27 @@ def test_the_check_stage_prints_one_line_and_leaves_nothing(
     assert line.startswith("error: params.yaml: ")
     assert re.search(message, line), line
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+@pytest.mark.parametrize("path", [ROOT / "params.yaml", ROOT / "configs/methods.yaml"], ids=lambda p: p.name)
+def test_the_check_stage_builds_what_the_committed_files_ask_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: Path
+) -> None:
+    (tmp_path / "params.yaml").write_text(path.read_text())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["check", "--output", "params.checked"])
+    stages.check.main()
+    assert (tmp_path / "params.checked").exists()
+
+
+def test_without_validation_every_family_needs_one_weight() -> None:
+    values = edit("split.val", 0)
+    values["aggregate"]["weight"] = 0.1
+    values["grid"]["methods"] = ["baseline", "gta-0.1", "gta-1", "gta-0.1+transmix", "gta-1+transmix"]
+    check(values)  # 0.1 says which of both families
+    values["grid"]["methods"] += ["l2sp-0.1", "l2sp-1"]
+    with pytest.raises(InputError, match=r"one weight of L2-SP, as split\.val is 0 .* got l2sp-0\.1, l2sp-1"):
+        check(values)
 
 
 def test_methods_are_parsed() -> None:

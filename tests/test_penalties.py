@@ -14,6 +14,7 @@ from tiny import centre_views, training
 from torch import Tensor
 
 from gta.mixing import mix, mixed_targets, random_box, transmix_share
+from gta.optim import build_optimizer
 from gta.penalties.attention_transfer import map_cross_entropy
 from gta.penalties.base import Batch
 from gta.penalties.bituning import contrast
@@ -130,6 +131,15 @@ def test_bss(shape: tuple[int, int], count: int) -> None:
     assert_same(spectral_shrinkage(features, count), expected, features)
 
 
+def test_bss_leaves_a_smaller_last_batch_alone(tmp_path: Path) -> None:
+    run = training(tmp_path, "bss-1")
+    penalty, images = run.penalties["bss"], torch.randn(run.settings.batch_size, 3, 32, 32)
+    with penalty.attached():
+        for batch, shrunk in ((images, True), (images[1:], False)):
+            logits = run.model(batch)
+            assert (penalty(Batch(batch, logits, logits, logits, None)).item() > 0) == shrunk
+
+
 def test_bss_by_hand() -> None:
     assert spectral_shrinkage(torch.diag(torch.tensor([3.0, 1.0, 2.0])), 2).item() == pytest.approx(1 + 4)
 
@@ -159,7 +169,7 @@ def test_learning_without_forgetting(temperature: float) -> None:
     total = torch.zeros((), dtype=torch.float64)
     for ours, theirs in zip(logits.double(), source.double(), strict=True):
         p, q = softmax(list(theirs / temperature)), softmax(list(ours / temperature))
-        total = total + temperature**2 * sum(a * (a / b).log() for a, b in zip(p, q, strict=True)) / 5
+        total = total + sum(a * (a / b).log() for a, b in zip(p, q, strict=True)) / 5
     assert_same(distillation(logits, source, temperature), total, logits)
     assert distillation(source, source, temperature).item() == pytest.approx(0, abs=1e-6)
 
@@ -222,6 +232,25 @@ def test_l2sp(tmp_path: Path) -> None:
     got.backward()
     weight = run.model.blocks[3].mlp.fc1.weight
     torch.testing.assert_close(weight.grad, weight - start["blocks.3.mlp.fc1.weight"])
+
+
+def test_what_replaces_weight_decay_turns_it_off(tmp_path: Path) -> None:
+    for method, off in (("l2sp-1", True), ("delta-1", True), ("bss-1", False), ("l2sp-0", False)):
+        (tmp_path / method).mkdir()
+        run = training(tmp_path / method, method, weight_decay=0.3)
+        groups = build_optimizer(run.model, run.penalties, run.settings).param_groups
+        assert max(group["weight_decay"] for group in groups) == (0 if off else 0.3)
+
+
+def test_deltas_head_term(tmp_path: Path) -> None:
+    run = training(tmp_path, "delta-1", delta={"head": 0.3})
+    penalty, images = run.penalties["delta"], torch.randn(2, 3, 32, 32)
+    with penalty.attached(), torch.no_grad():
+        run.source(images)
+        logits = run.model.eval()(images)
+        got = penalty(Batch(images, logits, logits, logits, None)).item()
+    squares = sum(weight.square().sum().item() for weight in run.model.head.parameters())
+    assert got == pytest.approx(0.15 * squares, rel=1e-5)
 
 
 def test_no_gradient_reaches_the_source(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_every_parameter_is_in_one_group_with_its_scale(tmp_path: Path) -> None:
     run = training(tmp_path)
     section = settings(layer_decay=0.5, head_lr_scale=10.0, weight_decay=0.1, lr=1e-3)
     scales = {}
-    for group in parameter_groups(run.model, section):
+    for group in parameter_groups(run.model, section, section.weight_decay):
         for parameter in group["params"]:
             assert id(parameter) not in scales
             scales[id(parameter)] = (group["lr_scale"], group["weight_decay"])

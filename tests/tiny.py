@@ -52,20 +52,23 @@ SETTINGS: dict[str, Any] = {
     | {"decay": "none"},
     "at": {"layers": "all"},
     "l2sp": {"head": 1.0},
-    "delta": {"layers": "all"},
+    "delta": {"layers": "all", "head": 0.0},
     "bss": {"count": 1},
     "lwf": {"temperature": 3.0},
     "bituning": {"temperature": 0.07, "queue": 3, "momentum": 0.9, "width": 7},
     "mixup": {"alpha": 0.8, "probability": 1.0},
     "cutmix": {"alpha": 1.0, "probability": 1.0},
     "transmix": {"alpha": 1.0, "probability": 1.0},
-    "lora": {"rank": 4, "alpha": 8.0, "dropout": 0.1, "targets": ["qkv"], "lr_scale": 10.0},
+    "lora": {"rank": 4, "alpha": 8.0, "dropout": 0.1, "targets": ["attn.qkv"], "lr_scale": 10.0},
 }
 
 
 def settings(**changes: Any) -> Finetune:
-    """A complete section with some values changed."""
-    return Finetune.model_validate({**SETTINGS, **changes})
+    """A complete section with some values changed, within a term's options too."""
+    merged = {
+        key: SETTINGS[key] | value if isinstance(value, dict) else value for key, value in changes.items()
+    }
+    return Finetune.model_validate(SETTINGS | merged)
 
 
 def images(folder: Path, count: int = 10) -> pd.DataFrame:

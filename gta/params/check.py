@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gta.errors import InputError, run
-from gta.methods import parse_method
+from gta.methods import families, of_weight, parse_method
 from gta.params.aggregate import Aggregate
 from gta.params.download import Download
 from gta.params.evaluate import Evaluate
@@ -65,7 +65,12 @@ def _weight(params: Params) -> list[str]:
             "aggregate.weight: expected a number, as split.val is 0 and a weight is never chosen on test "
             f"images; choices: {_list(weights)}; got null"
         ]
-    return []
+    return [
+        f"grid.methods: expected one weight of {family}, as split.val is 0 and a weight is never chosen on "
+        f"test images; got {', '.join(names)}"
+        for family, names in families(params.grid.methods).items()
+        if params.split.val == 0 and len(of_weight(names, given)) > 1
+    ]
 
 
 def _sizes(params: Params) -> list[str]:

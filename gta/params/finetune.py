@@ -28,7 +28,7 @@ class Finetune(Section):
     """AdamW, or SGD with Nesterov momentum."""
     lr: Positive
     """Highest learning rate of the backbone's last block."""
-    momentum: Share
+    momentum: Annotated[float, Field(ge=0, lt=1)]
     """SGD's momentum, or AdamW's first beta."""
     weight_decay: NotNegative
     """Weight decay of matrices; biases, norms, positions and the [CLS] token have none."""

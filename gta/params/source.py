@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gta.params.section import Section
 
@@ -30,8 +30,15 @@ class Source(Section):
     """Height and width in pixels that the models see; a multiple of the patch size. null: the model's own."""
     crop: Annotated[float, Field(gt=0, le=1)] | None
     """For validation and evaluation: side of the central square that is seen over the image's shorter
-    side. 0.875 is the usual 256 -> 224. null: the model's own."""
+    side. 0.875 is the usual 256 -> 224. null: the model's own; 0.875 for original checkpoints."""
     mean: Colour | None
-    """Mean of the three colour channels in [0, 1] for normalisation; null: the model's own."""
+    """Mean of the three colour channels in [0, 1] for normalisation; null: the model's own;
+    ImageNet's for original checkpoints."""
     std: Colour | None
     """Their standard deviation; null: the model's own."""
+
+    @model_validator(mode="after")
+    def _file_of_that_layout(self) -> Source:
+        if self.layout != "timm" and self.weights == "hub":
+            raise ValueError(f"weights: expected an address or a path for layout {self.layout!r}, got 'hub'")
+        return self

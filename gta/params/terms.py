@@ -10,6 +10,7 @@ from gta.params.section import Section
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 
 
 def _numbers(value: object) -> object:
@@ -51,7 +52,7 @@ class At(Section):
 class L2sp(Section):
     """L2-SP."""
 
-    head: Annotated[float, Field(ge=0)]
+    head: NotNegative
     """Coefficient of the head's own squared norm, relative to the penalty's weight."""
 
 
@@ -60,6 +61,8 @@ class Delta(Section):
 
     layers: Numbers
     """Blocks whose outputs are compared."""
+    head: NotNegative
+    """Coefficient of the head's own squared norm, relative to the penalty's weight."""
 
 
 class Bss(Section):
@@ -108,6 +111,6 @@ class Lora(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     """On the input of the products."""
     targets: Annotated[list[str], Field(min_length=1)]
-    """Names of layers, such as `qkv`, wherever they are in the model."""
+    """Ends of the names of layers, such as `attn.qkv`: those layers in every block."""
     lr_scale: Positive
     """Learning rate of the products over the backbone's."""

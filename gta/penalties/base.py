@@ -52,6 +52,8 @@ class Penalty(nn.Module):
 
     needs_source = False
     """Whether the frozen source has to see every batch."""
+    replaces_decay = False
+    """Whether it stands in for weight decay, which is then off."""
     needs_keys = False
     """Whether every image is needed in a second random view."""
 

@@ -5,8 +5,9 @@ Shrinkage for Safe Transfer Learning".
 
     L = sum of the squares of the `count` smallest singular values of F (B, D)
 
-F holds what the head reads, a row an image. Singular values belong to a batch: the penalty grows with its
-size, in the paper as here, and of a last, smaller batch it is smaller.
+F holds what the head reads, a row an image. Singular values belong to a batch, and the smallest ones of fewer
+images are larger: of an epoch's last batch, where it is smaller than the others, nothing is shrunk (TLlib
+drops that batch).
 """
 
 from __future__ import annotations
@@ -27,11 +28,14 @@ def spectral_shrinkage(features: Float[Tensor, "batch width"], count: int) -> Fl
 class SpectralShrinkage(Penalty):
     def __init__(self, setting: Setting) -> None:
         super().__init__()
-        self.count = setting.settings.bss.count
+        self.count, self.batch_size = setting.settings.bss.count, setting.settings.batch_size
         self._features = Inputs(head_of(setting.model))
 
     def attached(self) -> Inputs:
         return self._features
 
     def forward(self, _: Batch) -> Tensor:
-        return spectral_shrinkage(self._features.value, self.count)
+        features = self._features.value
+        if len(features) < self.batch_size:
+            return features.new_zeros((), dtype=torch.float32)
+        return spectral_shrinkage(features, self.count)

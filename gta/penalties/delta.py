@@ -3,14 +3,17 @@
 Li, Xiong, Wang, Rao, Liu, Huan (2019), "DELTA: Deep Learning Transfer using Feature Map with Attention for
 Convolutional Networks", arXiv 1901.09229.
 
-    L = 1/2 sum over layers l and channels c of a_lc * C * ||F_lc - F_lc^src||^2 / N, averaged over images
+    L = 1/2 sum over layers l and channels c of a_lc * C * ||F_lc - F_lc^src||^2 / N, averaged over images,
+        + head/2 ||w_head||^2        head: `finetune.delta.head`
 
 The carry-over is ours: a layer's feature map is a block's output, its N tokens stand for the pixels and its
 C embedding dimensions for the channels. In the paper a_lc grows with the loss of a classifier on the frozen
 source when channel c is removed, one forward pass a channel and layer. Here that rise of the loss is taken
 to first order, -sum of F * dL/dF over the channel, so that one pass gives all channels, and the classifier
 is a softmax regression fitted to its end. As in TLlib, a_l is the softmax of a fifth of the standardised
-rises; unlike there, the batch is averaged, so that 0.01 for sums over 48 images is about 0.5 here.
+rises, and there is no weight decay; unlike there, the batch is averaged, so that 0.01 for sums over 48 images
+is about 0.5 here, and the head's 0.01 is 0.02 of that. It sums over the four stages of a ResNet, we over all
+blocks.
 """
 
 from __future__ import annotations
@@ -81,11 +84,13 @@ class FeatureMaps(Penalty):
     """Distance of the blocks' outputs to the source's, channel by channel."""
 
     needs_source = True
+    replaces_decay = True
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()
         depth = len(layout_of(setting.model).attentions)
         self.layers = numbers("layer", setting.settings.delta.layers, depth)
+        self.head_share = setting.settings.delta.head
         self._models = (setting.model, setting.source)
         self.register_buffer("attention", self._channel_attention(setting))
 
@@ -98,9 +103,10 @@ class FeatureMaps(Penalty):
 
     def forward(self, _: Batch) -> Tensor:
         assert isinstance(self.attention, Tensor)
+        head = head_of(self._models[0])
         return weighted_distance(
             torch.stack(self._outputs.values), torch.stack(self._of_source.values), self.attention
-        )
+        ) + 0.5 * self.head_share * (head.weight.square().sum() + head.bias.square().sum())
 
     def _channel_attention(self, setting: Setting) -> Tensor:
         """(layers, C): what each channel of the frozen source is worth to the classes at hand."""

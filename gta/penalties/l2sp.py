@@ -6,7 +6,7 @@ arXiv 1802.01483.
     L = 1/2 ||w - w0||^2 + head/2 ||w_head||^2        w0: the source's weights;  head: `finetune.l2sp.head`
 
 The paper weighs the head by a coefficient of its own, beta; here it is given relative to the penalty's
-weight.
+weight. As in the paper the penalty stands in for weight decay.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from gta.penalties.base import Batch, Penalty, Setting
 
 class StartingPoint(Penalty):
     """Squared distance of the trained weights to the source's. Does not depend on the images."""
+
+    replaces_decay = True
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()

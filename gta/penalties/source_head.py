@@ -11,10 +11,10 @@ alike (ours).
 
 Li, Hoiem (2016), "Learning without Forgetting", arXiv 1606.09282:
 
-    L = T^2 * KL(softmax(source / T) || softmax(h(f) / T)), averaged over images
+    L = KL(softmax(source / T) || softmax(h(f) / T)), averaged over images
 
-in its usual form as distillation, the source seeing the same augmented image (the paper records its outputs
-once). h: the copied classifier, f: what the model's own head reads.
+as in TLlib, whose weight the usual one is, the source seeing the same augmented image (the paper records
+its outputs once). h: the copied classifier, f: what the model's own head reads.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def soft_cross_entropy(
 def distillation(
     logits: Float[Tensor, "batch classes"], source: Float[Tensor, "batch classes"], temperature: float
 ) -> Float[Tensor, ""]:
-    """T^2 times the divergence of the softened predictions, in nats."""
+    """The divergence of the softened predictions, in nats."""
     ours, theirs = ((values / temperature).log_softmax(1) for values in (logits, source.detach()))
-    return temperature**2 * F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+    return F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
 
 
 def relationship(
