@@ -1,4 +1,4 @@
-"""Figures of a finished grid: accuracy against data, accuracy and attention against GTA's weight.
+"""Figures of a finished grid: methods against the baseline, accuracy against data and GTA's weight.
 
 Colours are Okabe and Ito's, safe for the colour-blind; dashes and markers differ too, for print. Bands are
 mean ± sample standard deviation over seeds. The same tables give the same bytes.
@@ -57,6 +57,12 @@ OTHERS: list[dict[str, Any]] = [
     for color in ("#CC79A7", "#E69F00", "#56B4E9", "#009E73", "black")
 ]
 DOTS: dict[str, Any] = {"linestyle": "", "marker": ".", "markersize": 4, "markeredgewidth": 0, "alpha": 0.4}
+FOUND: dict[str, Any] = {"color": "#0072B2", "linestyle": "", "marker": "o"}
+NOT_FOUND = {**FOUND, "mfc": "white"}
+SURE = 0.05
+"""Adjusted p below which a difference is marked."""
+MOST_LINES = 8
+"""Methods that a panel of lines can show."""
 BAND: dict[str, Any] = {"alpha": 0.18, "linewidth": 0}
 
 styled = matplotlib.style.context(["default", RC])
@@ -65,14 +71,18 @@ styled = matplotlib.style.context(["default", RC])
 
 @styled
 def draw_accuracy(accuracy: pd.DataFrame, seeds: pd.DataFrame, settings: Aggregate) -> dict[str, bytes]:
-    """A panel a data set, test accuracy against the share of its training images, a line a method.
+    """A panel a data set, test accuracy against the share of its training images, a line a method; of more
+    than MOST_LINES methods the baseline and GTA alone.
 
     accuracy: of `tables.accuracy`; seeds: dataset, fraction, method and top1 of every seed, drawn as dots.
     """
     others = [name for name in accuracy["method"].unique() if name not in ("baseline", "GTA")]
     styles = dict(zip(others, cycle(OTHERS), strict=False))
     styles = {"baseline": {**BASELINE, "marker": "s"}, "GTA": GTA, **styles}
-    styles = {name: style for name, style in styles.items() if name in set(accuracy["method"])}
+    shown = set(accuracy["method"])
+    if len(shown) > MOST_LINES:
+        shown &= {"baseline", "GTA"}
+    styles = {name: style for name, style in styles.items() if name in shown}
 
     def panel(axes: Axes, rows: pd.DataFrame, dots: pd.DataFrame) -> None:
         for name, style in styles.items():
@@ -91,6 +101,44 @@ def draw_accuracy(accuracy: pd.DataFrame, seeds: pd.DataFrame, settings: Aggrega
     labels = ("training images used (% of each class)", "test top-1 accuracy (%)")
     columns = math.ceil(len(panels) / math.ceil(len(panels) / 3))
     return _render(panels, columns, "none", labels, legend, settings)
+
+
+@styled
+def draw_comparison(table: pd.DataFrame, settings: Aggregate) -> dict[str, bytes]:
+    """Accuracy over the baseline, a panel a data set and fraction, a row a method; filled where p < 0.05.
+
+    table: of `tables.comparison`. Bars are ± one standard deviation over seeds.
+    """
+    rows = table[table["method"].notna()]
+    methods = list(dict.fromkeys(rows["method"]))
+
+    def panel(axes: Axes, of: pd.DataFrame) -> None:
+        axes.axvline(0, **BASELINE)
+        for sure, part in of.groupby(of["p_adjusted"] < SURE):
+            places = part["method"].map(methods.index)
+            errors = 100 * part["difference_std"].fillna(0)
+            axes.errorbar(100 * part["difference"], places, xerr=errors, **(FOUND if sure else NOT_FOUND))
+        axes.set_yticks(range(len(methods)), methods)
+        axes.set_ylim(len(methods) - 0.5, -0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+
+    def draw(of: pd.DataFrame) -> Draw:
+        return lambda axes: panel(axes, of)
+
+    cells = rows.groupby(["dataset", "fraction"], sort=False)
+    panels = {f"{dataset}, {fraction} %": draw(of) for (dataset, fraction), of in cells}
+    counts = " or ".join(str(count) for count in sorted(set(rows["seeds"])))
+    legend: dict[str, Artist] = {
+        "baseline": Line2D([], [], **BASELINE),
+        f"± std, {counts} seeds": Line2D([], [], **NOT_FOUND),
+        f"p < {SURE}": Line2D([], [], **FOUND),
+    }
+    labels = ("test accuracy over the baseline (points)", "")
+    columns, nothing = min(rows["fraction"].nunique(), 2), "the grid has no method but the baseline"
+    height = 0.16 * len(methods) + 0.6
+    return _render(
+        panels, columns, "row", labels, legend, settings.model_copy(update={"height": height}), nothing
+    )
 
 
 def draw_sensitivity(table: pd.DataFrame, settings: Aggregate) -> dict[str, bytes]:
@@ -150,6 +198,7 @@ def _render(
     labels: tuple[str, str],
     legend: dict[str, Artist],
     settings: Aggregate,
+    nothing: str = "no data set of the grid knows where its objects are",
 ) -> dict[str, bytes]:
     """Format -> file. `panels`: title -> what draws it, row by row; `labels`: of x and of y."""
     columns = max(columns, 1)
@@ -167,7 +216,7 @@ def _render(
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     if not panels:
-        figure.text(0.5, 0.5, "no data set of the grid knows where its objects are", ha="center")
+        figure.text(0.5, 0.5, nothing, ha="center")
     figure.supxlabel(labels[0], fontsize=8)
     figure.supylabel(labels[1], fontsize=8)
     figure.legend(legend.values(), legend.keys(), loc="outside upper center", ncols=max(across, 1))

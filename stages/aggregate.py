@@ -67,6 +67,7 @@ def aggregate(long: pd.DataFrame, grid: Grid, settings: Aggregate) -> dict[str, 
         .rename(columns={"name": "method"})
     )
     drawn = {
+        "comparison": figures.draw_comparison(compared, settings),
         "accuracy": figures.draw_accuracy(accuracy, dots, settings),
         "sensitivity": figures.draw_sensitivity(sensitivity, settings),
         "attention": figures.draw_attention(sensitivity, settings),

@@ -14,7 +14,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 from test_tables import SETTINGS
 
-from gta.figures import _spots, _thin_out, _ticks, draw_accuracy, draw_attention, draw_sensitivity
+from gta.figures import (
+    _spots,
+    _thin_out,
+    _ticks,
+    draw_accuracy,
+    draw_attention,
+    draw_comparison,
+    draw_sensitivity,
+)
 
 
 def accuracy_table(datasets: int, fractions: list[int], methods: list[str]) -> pd.DataFrame:
@@ -65,6 +73,22 @@ def test_accuracy_has_a_panel_a_data_set_and_a_line_a_method() -> None:
     found = texts(draw_accuracy(table, table, SETTINGS)["svg"])
     assert [text for text in found if text.startswith("set")] == [f"set{n}" for n in range(5)]
     assert set(methods) <= set(found)
+
+
+def test_of_many_methods_the_lines_are_two_and_the_comparison_has_all() -> None:
+    methods = ["baseline", "GTA", *(f"method {n}" for n in range(9))]
+    table = accuracy_table(2, [15, 100], methods)
+    lines = texts(draw_accuracy(table, table, SETTINGS)["svg"])
+    assert [name for name in methods if name in lines] == ["baseline", "GTA"]
+    compared = table[table["method"] != "baseline"]
+    compared = compared.assign(difference=0.01, difference_std=0.02, p_adjusted=[0.01, *[0.5] * 39])
+    found = texts(draw_comparison(compared, SETTINGS)["svg"])
+    assert [name for name in found if name in methods] == [*methods[1:], *methods[1:], "baseline"]
+    assert [name for name in found if name.startswith("set")] == [
+        f"set{n}, {fraction} %" for n in range(2) for fraction in (15, 100)
+    ]
+    nothing = compared.assign(method=None)
+    assert "the grid has no method but the baseline" in texts(draw_comparison(nothing, SETTINGS)["svg"])
 
 
 def test_a_single_seed_and_a_grid_without_gta_or_objects() -> None:

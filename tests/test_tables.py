@@ -26,7 +26,15 @@ FILES = [
         for name in ("accuracy", "attention", "sensitivity")
         for kind in ("csv", "png", "svg")
     ),
-    *("attention.md", "long.csv", "metrics.json", "table.csv", "table.md"),
+    *(
+        "attention.md",
+        "comparison.png",
+        "comparison.svg",
+        "long.csv",
+        "metrics.json",
+        "table.csv",
+        "table.md",
+    ),
 ]
 TEST = {"baseline": [0.5, 0.6, 0.7], "gta-0.1": [0.6, 0.6, 0.9], "gta-1": [0.9, 0.9, 0.9]}
 VAL = {"baseline": [0.9, 0.9, 0.9], "gta-0.1": [0.5, 0.5, 0.5], "gta-1": [0.4, 0.4, 0.6]}
