@@ -19,14 +19,19 @@ from scipy.stats import t as student
 from gta.errors import InputError
 from gta.methods import BASELINE, PENALTIES, families, of_weight, parse_method
 from gta.params.aggregate import Region
+from gta.params.evaluate import LOCALISATION
 from gta.params.grid import Grid
 
 GTA = PENALTIES["gta"].label
 KEYS = ["dataset", "fraction"]
 REGIONS: tuple[Region, ...] = get_args(Region)
-OF_REGION = ("images_{}", "share_{}", "mass_{}", "mass_{}_source", "hit_{}", "hit_{}_source")
-"""Measures of an object region. images: that have it; share: the object's share of the view; mass:
-attention inside the object; hit: how often its peak is; source: of the frozen source."""
+OF_REGION = (
+    "images_{}",
+    "share_{}",
+    *(f"{name}_{{}}{of}" for name in LOCALISATION for of in ("", "_source")),
+)
+"""Measures of an object region. images: that have it; share: the object's share of the view; then the
+model's localisation and the frozen source's."""
 MEASURES = ["top1", *(name.format(region) for region in REGIONS for name in OF_REGION)]
 
 
@@ -139,20 +144,20 @@ def _best(val: pd.DataFrame, key: tuple[str, int, str], names: list[str]) -> Cho
 def measure(test: pd.DataFrame) -> pd.DataFrame:
     """Test rows -> a row a data set x fraction x method: means over seeds, `<measure>_std` beside them.
 
-    `difference`: a method's top1 minus the baseline's; `mass_lost`: the source's mass minus the model's.
-    Both are taken seed by seed before mean and std.
+    `difference`: a method's top1 minus the baseline's; `kept`: the model's mass over the source's. Both are
+    taken seed by seed before mean and std.
     """
     plain = test[test["method"] == BASELINE].set_index([*KEYS, "seed"])["top1"].rename("plain")
     rows = test.join(plain, on=[*KEYS, "seed"])
     rows["difference"] = (rows["top1"] - rows["plain"]).where(rows["method"] != BASELINE)
-    lost = [f"mass_lost_{region}" for region in REGIONS]
-    for region, name in zip(REGIONS, lost, strict=True):
-        rows[name] = rows[f"mass_{region}_source"] - rows[f"mass_{region}"]
+    kept = [f"kept_{region}" for region in REGIONS]
+    for region, name in zip(REGIONS, kept, strict=True):
+        rows[name] = rows[f"mass_{region}"] / rows[f"mass_{region}_source"]
     groups = rows.groupby([*KEYS, "method"], sort=False)
     sizes = groups.agg(
         train_images=("train_images", "max"), test_images=("images", "max"), seeds=("seed", "size")
     )
-    values = groups[["difference", *MEASURES, *lost]]
+    values = groups[["difference", *MEASURES, *kept]]
     return sizes.join(values.mean()).join(values.std().add_suffix("_std")).reset_index()
 
 
@@ -233,8 +238,8 @@ def paired_test(mean: pd.Series, std: pd.Series, seeds: pd.Series) -> pd.Series:
 
 def attention(measured: pd.DataFrame) -> pd.DataFrame:
     """A row a region x data set x fraction x reported method: how much attention is on the object."""
-    measures = ["share", "mass_source", "mass", "mass_std", "hit_source", "hit", "hit_std"]
-    beside = ["mass_lost", "mass_lost_std", "difference", "difference_std"]
+    measures = ["share", *(f"{name}{of}" for name in LOCALISATION for of in ("_source", "", "_std"))]
+    beside = ["kept", "kept_std", "difference", "difference_std"]
     rows = by_region(_named(measured))
     rows = rows[["region", *KEYS, "images", "seeds", "label", "name", "weight", *measures, *beside]]
     return rows.rename(columns={"label": "method"})

@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from tabulate import tabulate
@@ -15,6 +16,7 @@ from gta.atomic import atomic_file
 from gta.errors import run
 from gta.methods import parse_method
 from gta.params.aggregate import Aggregate
+from gta.params.evaluate import LOCALISATION
 from gta.params.grid import Grid
 from gta.params.section import load
 
@@ -32,9 +34,12 @@ ATTENTION = """\
 # Attention on the object
 
 Per cent, means ± sample standard deviations over seeds, on the test images. Mass: the share of the [CLS]
-token's attention to patches that lies inside the object; an even spread would reach the object's share of the
-view. Peak: how often the most attended patch is on the object. Mass lost: the frozen source's minus the
-model's.
+token's attention to patches that lies inside the object. Kept: that over the frozen source's. Peak: how
+often the most attended patch is on the object. The strongest patches that hold evaluate.keep of the
+attention make a box and a segmentation. CorLoc: how often the box around their largest group has an
+intersection over union of 0.5 or more with the object's. Jaccard: mean over images of the segmentation's
+index with the object; of the heads together, of the head that is the best on each very image (DINO's
+protocol), and of one head that was chosen on the validation images.
 
 """
 
@@ -110,27 +115,42 @@ def accuracy_markdown(table: pd.DataFrame, decimals: int) -> str:
 
 
 def attention_markdown(table: pd.DataFrame, decimals: int) -> str:
-    """A table a region."""
+    """A table a region; first of each data set what an even spread and the frozen source reach."""
     parts = []
     for region, part in table.groupby("region", sort=False):
-        rows = [
-            {
-                "data set": row["dataset"],
-                "training images": f"{row['fraction']} %",
-                "method": row["method"],
-                "λ": weights(row["name"]),
-                "object's share": percent(row["share"], None, decimals),
-                "mass, source": percent(row["mass_source"], None, decimals),
-                "mass": percent(row["mass"], row["mass_std"], decimals),
-                "mass lost": percent(row["mass_lost"], row["mass_lost_std"], decimals, "+"),
-                "peak, source": percent(row["hit_source"], None, decimals),
-                "peak": percent(row["hit"], row["hit_std"], decimals),
-                "accuracy over baseline": percent(row["difference"], row["difference_std"], decimals, "+"),
-            }
-            for row in part.to_dict("records")
-        ]
+        rows: list[dict[str, str]] = []
+        for dataset, cells in part.groupby("dataset", sort=False):
+            first = cells.iloc[0].to_dict()
+            source = {name: first[f"{name}_source"] for name in LOCALISATION}
+            rows.append(
+                _attention_row(
+                    {"dataset": dataset, "method": "even spread", "mass": first["share"]}, decimals
+                )
+            )
+            rows.append(_attention_row({"dataset": dataset, "method": "frozen source", **source}, decimals))
+            rows += [_attention_row(row, decimals) for row in cells.to_dict("records")]
         parts.append(f"## The object's {region}\n\n{markdown(rows)}")
     return "\n".join(parts) or "No data set of the grid knows where its objects are.\n"
+
+
+def _attention_row(row: dict[Any, Any], decimals: int) -> dict[str, str]:
+    def cell(name: str, sign: str = "") -> str:
+        return percent(row.get(name, math.nan), row.get(f"{name}_std"), decimals, sign)
+
+    return {
+        "data set": row["dataset"],
+        "training images": f"{row['fraction']} %" if "fraction" in row else "–",
+        "method": row["method"],
+        "λ": weights(row.get("name", math.nan)),
+        "mass": cell("mass"),
+        "kept": cell("kept"),
+        "peak": cell("hit"),
+        "CorLoc": cell("corloc"),
+        "Jaccard": cell("jaccard"),
+        "best head": cell("jaccard_best"),
+        "chosen head": cell("jaccard_chosen"),
+        "accuracy over baseline": cell("difference", "+"),
+    }
 
 
 def weights(name: str | float) -> str:

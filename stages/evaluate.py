@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from gta import models
@@ -15,7 +17,7 @@ from gta.errors import run
 from gta.measure import SOURCE, look
 from gta.methods import parse_method
 from gta.metrics import accuracy_measures
-from gta.params.evaluate import Evaluate
+from gta.params.evaluate import LOCALISATION, Evaluate
 from gta.params.grid import Grid
 from gta.params.section import load
 from gta.precision import make_deterministic, pick_device
@@ -51,32 +53,53 @@ def main() -> None:
         "val_images": len(lists["val"]),
     }
     rows, predictions = [], []
+    heads: dict[tuple[str, str], int] = {}
     for split in ("val", "test"):
         if lists[split].empty:
             continue
         images = CentreImages(arguments.data, lists[split], card.image_size, card.crop, with_objects=True)
         loader = centre_loader(images, settings.batch_size, settings.workers)
-        seen = look(networks, card, loader, device, settings.precision, settings.layer, settings.heads)
+        seen = look(
+            networks, card, loader, device, settings.precision, settings.layer, settings.heads, settings.keep
+        )
+        if split == "val":
+            heads = best_heads(seen)
         for seed in grid.seeds:
             measured = accuracy_measures(seen[str(seed)], settings.ece_bins)
             row = {**cell, "seed": seed, "split": split, "images": len(lists[split]), **measured}
-            rows.append(row | localisation(seen[str(seed)], seen[SOURCE]))
+            for name, suffix in ((str(seed), ""), (SOURCE, "_source")):
+                row |= localisation(seen[name], {r: heads.get((name, r)) for r in REGIONS}, suffix)
+            rows.append(row)
             names = {"seed": seed, "split": split, "image": lists[split]["image"]}
-            predictions.append(seen[str(seed)].assign(**names))
+            own = seen[str(seed)].filter(regex="^(?!jaccard_head)")
+            predictions.append(own.assign(**names))
     with atomic_folder(arguments.output) as folder:
         write(pd.DataFrame(rows), folder / "seeds.csv")
         write(pd.concat(predictions), folder / "predictions.csv")
 
 
-def localisation(model: pd.DataFrame, source: pd.DataFrame) -> dict[str, float]:
-    """Means over the images that have the region, of the model and of the source beside it."""
+def best_heads(seen: dict[str, pd.DataFrame]) -> dict[tuple[str, str], int]:
+    """(model, region) -> the head that segments these images best on average; none without such regions."""
+    found = {}
+    for name, region in product(seen, REGIONS):
+        means = seen[name].filter(regex=rf"^jaccard_head\d+_{region}$").mean()
+        if means.notna().any():
+            found[name, region] = int(np.nanargmax(means))
+    return found
+
+
+def localisation(images: pd.DataFrame, heads: dict[str, int | None], suffix: str) -> dict[str, float]:
+    """Means over the images that have the region; of the head, if any, that was chosen on validation images
+    for `jaccard_chosen`. The names of what is the model's own end in `suffix`."""
     measured: dict[str, float] = {}
-    for region in REGIONS:
-        measured[f"images_{region}"] = int(model[f"mass_{region}"].notna().sum())
-        measured[f"share_{region}"] = model[f"share_{region}"].mean()
-        for measure in ("mass", "hit"):
-            measured[f"{measure}_{region}"] = model[f"{measure}_{region}"].mean()
-            measured[f"{measure}_{region}_source"] = source[f"{measure}_{region}"].mean()
+    for region, head in heads.items():
+        measured[f"images_{region}"] = int(images[f"mass_{region}"].notna().sum())
+        measured[f"share_{region}"] = images[f"share_{region}"].mean()
+        for measure in LOCALISATION:
+            column = f"jaccard_head{head}" if measure == "jaccard_chosen" else measure
+            known = measure != "jaccard_chosen" or head is not None
+            value = images[f"{column}_{region}"].mean() if known else float("nan")
+            measured[f"{measure}_{region}{suffix}"] = value
     return measured
 
 

@@ -17,6 +17,7 @@ from gta import tables
 from gta.errors import InputError
 from gta.methods import parse_method
 from gta.params.aggregate import Aggregate
+from gta.params.evaluate import LOCALISATION
 from gta.params.grid import Grid
 
 SETTINGS = Aggregate(weight=None, region="mask", decimals=1, width=7.0, height=1.5, dpi=50)
@@ -65,11 +66,12 @@ def seed_row(
         "images": images,
     }
     row |= {"top1": top1, "top5": 1, "mean_class": top1, "nll": 1.5, "ece": 0.1}
-    measures = ("share_{}", "mass_{}", "mass_{}_source", "hit_{}", "hit_{}_source")
     for region, known in (("box", False), ("mask", mass is not None)):
-        values = [0.25, mass, 0.75, 0.5, 1.0] if known else [None] * 5
-        names = [name.format(region) for name in measures]
-        row |= {f"images_{region}": images if known else 0} | dict(zip(names, values, strict=True))
+        values = {f"{name}_{region}{of}": 0.4 for name in LOCALISATION for of in ("", "_source")}
+        values |= {f"share_{region}": 0.25, f"mass_{region}": mass, f"mass_{region}_source": 0.75}
+        values |= {f"hit_{region}": 0.5, f"hit_{region}_source": 1.0}
+        row |= {f"images_{region}": images if known else 0}
+        row |= {name: value if known else None for name, value in values.items()}
     return row
 
 
@@ -129,8 +131,8 @@ def test_attention_by_hand(tmp_path: Path) -> None:
     assert first[["share", "mass_source", "mass", "mass_std"]].tolist() == pytest.approx(
         [0.25, 0.75, 0.4, 0.1]
     )
-    assert first[["mass_lost", "mass_lost_std", "hit", "hit_source"]].tolist() == pytest.approx(
-        [0.35, 0.1, 0.5, 1]
+    assert first[["kept", "kept_std", "hit", "hit_source"]].tolist() == pytest.approx(
+        [0.4 / 0.75, 0.1 / 0.75, 0.5, 1]
     )
     assert table["difference"].tolist() == pytest.approx([float("nan"), 0.1], nan_ok=True)
 

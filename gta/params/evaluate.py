@@ -8,6 +8,9 @@ from pydantic import Field
 
 from gta.params.section import Section
 
+LOCALISATION = ("mass", "hit", "iou", "corloc", "jaccard", "jaccard_best", "jaccard_chosen")
+"""How much the attention looks at an object, each in [0, 1]; see `gta.measure.localised`."""
+
 
 class Evaluate(Section):
     """Accuracy, calibration, and how much the attention looks at the object."""
@@ -24,3 +27,5 @@ class Evaluate(Section):
     """Block whose [CLS] attention is measured, from 0; -1 is the last."""
     heads: Literal["mean", "max"]
     """How the heads' maps become one before it is normalised to 1 over the patches."""
+    keep: Annotated[float, Field(gt=0, le=1)]
+    """Share of the attention that makes a segmentation and a box: the strongest patches that hold it."""
