@@ -4,6 +4,7 @@
 # make lock    new exact versions from pyproject.toml
 
 VENV := .venv
+PYTHON ?= python3
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .PHONY: repro test lint lock env
@@ -24,8 +25,9 @@ env: $(VENV)/installed
 
 # Bytecode is compiled at once: twenty stage processes import torch and timm, twice as fast with it.
 $(VENV)/installed: requirements.lock
-	python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "expected Python 3.11 or newer, got " + sys.version)'
-	python3 -m venv $(VENV)
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) \
+	  and "expected Python 3.11 or 3.12 (make PYTHON=python3.12), got " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
 	python -m pip install --quiet "$$(grep -o '^uv==[^ ]*' requirements.lock)"
 	uv pip sync --quiet --compile-bytecode requirements.lock
 	touch $@

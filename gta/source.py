@@ -185,9 +185,10 @@ def _colour(key: str, given: list[float] | None, own: dict[str, Any]) -> tuple[f
 def _file(settings: Source, downloads: Path) -> Path:
     """The weights file, verified."""
     if settings.weights.startswith(("http://", "https://")):
-        name = Path(urlsplit(settings.weights).path).name
+        name = Path(urlsplit(settings.weights).path).name or "weights"
+        place = hashlib.sha256(settings.weights.encode()).hexdigest()[:12]  # many files have one name
         checksum = None if settings.sha256 is None else f"sha256:{settings.sha256}"
-        return fetch(name or "weights", [settings.weights], checksum, downloads)
+        return fetch(name, [settings.weights], checksum, downloads / "weights" / place)
     path = Path(settings.weights).expanduser()
     if not path.is_file():
         raise InputError(

@@ -14,7 +14,7 @@ from gta.atomic import atomic_folder
 from gta.batches import REGIONS, CentreImages, centre_loader
 from gta.datasets.index import read_index
 from gta.errors import run
-from gta.measure import SOURCE, look
+from gta.localisation import SOURCE, look
 from gta.methods import parse_method
 from gta.metrics import accuracy_measures
 from gta.params.evaluate import LOCALISATION, Evaluate

@@ -26,7 +26,7 @@ from gta.params.grid import Grid
 from gta.params.section import load
 from gta.penalties.base import Setting
 from gta.penalties.build import build_penalties, needs_keys
-from gta.precision import autocast, make_deterministic, pick_device
+from gta.precision import autocast, described, make_deterministic, pick_device
 from gta.scope import merge, restrict
 from gta.train import Run, train
 from gta.views import crop_of
@@ -89,6 +89,7 @@ def main() -> None:
             f"params.yaml: finetune.batch_size: expected at most the {len(cell.train)} images of "
             f"{arguments.train}, got {settings.batch_size}"
         )
+    log.info(f"trains on {described(cell.device)}")
     states = {seed: arguments.state / cell.key(seed) for seed in grid.seeds}
     for seed, state in states.items():
         if (state / "history.csv").exists():

@@ -561,6 +561,23 @@ def test_own_folder_with_a_held_out_test() -> None:
     assert rows(download(folder(seed=2))) != rows(index)
 
 
+def test_own_photos_are_turned_upright() -> None:
+    for name in ("a", "b", "c"):
+        Path(f"mine/{name}").mkdir(parents=True)
+        for number in range(4):
+            photo = Image.new("RGB", (6, 4), (number, 0, 0))
+            photo.putpixel((0, 0), (255, 255, 255))
+            exif = Image.Exif()
+            exif[0x0112] = 6  # to be turned by 90 degrees, as a phone held upright says
+            photo.save(f"mine/{name}/{number}.png", exif=exif if number else None)
+    index = download(folder(path="mine"))
+    sizes = {Path(name).stem: Image.open(Path("data/birds", name)).size for name in index["image"]}
+    assert sizes == {"0": (6, 4), "1": (4, 6), "2": (4, 6), "3": (4, 6)}
+    with Image.open("data/birds/images/a/1.png") as turned:
+        assert turned.getpixel((3, 0)) == (255, 255, 255)
+        assert turned.getexif().get(0x0112, 1) == 1
+
+
 def test_own_folder_with_test_and_masks() -> None:
     own_images("mine", cat=2, ant=1)
     own_images("held", cat=4)

@@ -274,5 +274,5 @@ def test_weights_from_an_address(stored: Path, tmp_path: Path) -> None:
         site.answers["/w/vit.safetensors"] = [send(stored.read_bytes())]
         state, card = convert(section(f"{site.url}/w/vit.safetensors", sha256=right), tmp_path)
     assert card.origin == "vit.safetensors"
-    assert (tmp_path / "vit.safetensors").exists()
+    assert [path.name for path in tmp_path.glob("weights/*/*")] == ["vit.safetensors"]
     assert state.keys() == load_file(stored).keys()

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from typing import Any
 
+import pytest
 import timm
 from importgraph import ROOT
+from PIL import Image
+from tiny import source_file
 
 from gta.methods import MIXINGS, PENALTIES, SCOPES, parse_method
 
@@ -32,3 +37,15 @@ def test_every_term_in_the_readme_is_a_method() -> None:
     table = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
     terms = set().union(*(parse_method(name).terms for cell in table for name in re.findall("`(.+?)`", cell)))
     assert terms == PENALTIES.keys() | MIXINGS.keys() | SCOPES.keys()
+
+
+def test_a_trained_model_is_used_as_the_readme_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"```python\n(from pathlib.*?)```", README, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    place = Path(re.findall(r'"(runs/.*?)"', code)[0])
+    place.parent.mkdir(parents=True)
+    source_file(tmp_path, num_classes=5).rename(place)
+    Image.new("RGB", (40, 30)).save("new.jpg")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["logits"].shape == (1, 5)

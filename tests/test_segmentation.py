@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from gta.measure import localised
+from gta.localisation import localised
 from gta.params.evaluate import LOCALISATION
 from gta.segmentation import box_iou, jaccard, kept
 from stages.evaluate import best_heads, localisation

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from gta.archives import extract
@@ -33,6 +33,8 @@ LAYOUTS: dict[str, Callable[[Path], pd.DataFrame]] = {
     "pets": pets.read,
 }
 """Reads the extracted archives, by `reader`."""
+
+ORIENTATION = ExifTags.Base.Orientation
 
 MaskCode = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
@@ -105,16 +107,28 @@ def _check(name: str, entry: Archives | Hub | Folder, index: pd.DataFrame) -> No
 
 
 def _place(index: pd.DataFrame, entry: Archives | Hub | Folder, output: Path) -> None:
-    """Moves the images into `output` (a user's own are copied), and writes the masks."""
-    bring = shutil.copyfile if isinstance(entry, Folder) else shutil.move
+    """Moves the images into `output` (a user's own are copied upright), and writes the masks."""
+    bring = _copy_upright if isinstance(entry, Folder) else shutil.move
     for row in tqdm(index.to_dict("records"), desc="images", unit=" images", disable=None):
         source, target = row["image_file"], output / row["image"]
         if not source.is_file() or source.stat().st_size == 0:
             raise InputError(f"{row['image']}: listed in the annotations, but the file is missing or empty")
-        if row["mask"]:
-            _write_mask(row["mask_file"], source, output / row["mask"], MASK_CODES[entry.reader])
         target.parent.mkdir(parents=True, exist_ok=True)
         bring(source, target)
+        if row["mask"]:
+            _write_mask(row["mask_file"], target, output / row["mask"], MASK_CODES[entry.reader])
+
+
+def _copy_upright(source: Path, target: Path) -> None:
+    """Copies an image; one that its camera marked as turned (EXIF) is turned, as every viewer shows it."""
+    try:
+        with Image.open(source) as image:
+            if image.getexif().get(ORIENTATION, 1) > 1:
+                ImageOps.exif_transpose(image).save(target, format=image.format, quality=95)
+                return
+    except UnidentifiedImageError:
+        pass  # who reads it says so, with its name
+    shutil.copyfile(source, target)
 
 
 def _write_mask(mask_file: Path, image_file: Path, target: Path, code: MaskCode) -> None:

@@ -9,7 +9,7 @@ from pydantic import Field
 from gta.params.section import Section
 
 LOCALISATION = ("mass", "hit", "iou", "corloc", "jaccard", "jaccard_best", "jaccard_chosen")
-"""How much the attention looks at an object, each in [0, 1]; see `gta.measure.localised`."""
+"""How much the attention looks at an object, each in [0, 1]; see `gta.localisation.localised`."""
 
 
 class Evaluate(Section):

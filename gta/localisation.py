@@ -1,0 +1,96 @@
+"""Models side by side on a list of images: what they predict, and how much each looks at the object."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from gta.attention import layout_of, record_logits
+from gta.batches import REGIONS
+from gta.errors import InputError
+from gta.metrics import attention_map, on_object, per_image
+from gta.models import Card, normalise
+from gta.precision import autocast
+from gta.segmentation import box_iou, jaccard, kept
+
+SOURCE = "source"
+"""The name among models of the one that is only looked at: its classes are others, or none."""
+
+
+@torch.no_grad()
+def look(
+    models: dict[str, nn.Module],
+    card: Card,
+    loader: DataLoader[Any],
+    device: torch.device,
+    precision: Literal["fp32", "bf16", "auto"],
+    layer: int,
+    heads: Literal["mean", "max"],
+    keep: float,
+) -> dict[str, pd.DataFrame]:
+    """For each model a row an image: predictions, and `<measure>_<region>` of `localised`.
+
+    All models see the same views, which are read once. Of the one named SOURCE there are no predictions.
+    layer: block number, negative ones from the end.
+    """
+    layouts = {name: layout_of(model) for name, model in models.items()}
+    blocks = len(next(iter(layouts.values())).attentions)
+    if not -blocks <= layer < blocks:
+        raise InputError(
+            f"params.yaml: evaluate.layer: expected a number from {-blocks} to {blocks - 1}, got {layer}"
+        )
+    parts: dict[str, list[pd.DataFrame]] = {name: [] for name in models}
+    with ExitStack() as contexts:
+        recorders = {
+            name: contexts.enter_context(record_logits(model, [layer % blocks]))
+            for name, model in models.items()
+        }
+        for batch in tqdm(loader, "evaluate", unit="batch", disable=None, leave=False):
+            images, labels = normalise(batch["image"].to(device), card), batch["label"].to(device)
+            regions = {region: batch[region].to(device) for region in REGIONS}
+            for name, model in models.items():
+                with autocast(precision, device):
+                    logits = model(images)
+                row = recorders[name].stacked()[0]
+                attention = attention_map(row, layouts[name].prefix, heads, layouts[name].grid)
+                each = row.softmax(-1)[..., layouts[name].prefix :]
+                columns = {} if name == SOURCE else per_image(logits, labels)
+                for region, mask in regions.items():
+                    measures = localised(
+                        attention, each.view(*row.shape[:2], *layouts[name].grid), mask, keep
+                    )
+                    columns |= {f"{measure}_{region}": values for measure, values in measures.items()}
+                parts[name].append(pd.DataFrame(columns))
+    return {name: pd.concat(rows, ignore_index=True) for name, rows in parts.items()}
+
+
+def localised(
+    attention: Float[Tensor, "batch rows columns"],
+    each: Float[Tensor, "batch heads rows columns"],
+    region: UInt8[Tensor, "batch height width"],
+    keep: float,
+) -> dict[str, np.ndarray]:
+    """Arrays (B): mass, share and hit of `metrics.on_object`; `iou` of the box around the attention, and
+    `corloc`, whether it is at least 0.5; `jaccard` of the attention as a segmentation, `jaccard_best` of the
+    head that is the best on this very image (DINO's protocol), and `jaccard_head<n>` of each.
+
+    attention: the heads as one map; each: every head's.
+    """
+    patches, by_head = kept(attention, keep), jaccard(kept(each, keep), region)
+    iou = box_iou(patches, region)
+    values = {
+        "iou": iou,
+        "corloc": (iou >= 0.5).double().where(~iou.isnan(), iou),
+        "jaccard": jaccard(patches[:, None], region)[:, 0],
+        "jaccard_best": by_head.amax(1),
+        **{f"jaccard_head{number}": column for number, column in enumerate(by_head.unbind(1))},
+    }
+    return on_object(attention, region) | {name: value.cpu().numpy() for name, value in values.items()}
