@@ -75,8 +75,9 @@ def create_timm(name: str, image_size: int, pool: str | None = "token", **option
         model: nn.Module = timm.create_model(name, img_size=image_size, **options)
     except Exception as error:  # timm and the hub raise all kinds, for what is always the user's choice
         reason = " ".join(str(error).split()) or type(error).__name__
+        advice = "; a file can be named in source.weights instead" if options.get("pretrained") else ""
         raise InputError(
-            f"params.yaml: source.model: timm cannot build {name!r} at {image_size} pixels: {reason}"
+            f"params.yaml: source.model: timm cannot build {name!r} at {image_size} pixels: {reason}{advice}"
         ) from error
     return model
 

@@ -153,7 +153,8 @@ def test_models_that_cannot_be_guided_are_refused(
 def test_the_hub_is_asked_and_its_absence_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(
-        InputError, match=r"timm cannot build 'vit_small_patch16_224\.dino' at 32 pixels"
+        InputError,
+        match=r"timm cannot build 'vit_small_patch16_224\.dino' at 32 pixels: .*named in source\.weights",
     ) as caught:
         convert(section("hub", model="vit_small_patch16_224.dino"), DOWNLOADS)
     assert "\n" not in str(caught.value)
