@@ -26,6 +26,7 @@ parser.add_argument("--accumulate", type=int, default=2)
 parser.add_argument("--weight", type=float, default=0.1)
 options = parser.parse_args()
 
+torch.manual_seed(0)
 device = "cuda" if torch.cuda.is_available() else "cpu"
 model = timm.create_model(options.model, pretrained=not options.random, num_classes=0).to(device)
 source = copy.deepcopy(model)

@@ -25,6 +25,7 @@ parser.add_argument("--batch", type=int, default=16)
 parser.add_argument("--weight", type=float, default=0.1)
 options = parser.parse_args()
 
+torch.manual_seed(0)
 device = "cuda" if torch.cuda.is_available() else "cpu"
 weights = ViT_B_16_Weights.IMAGENET1K_V1
 photos = ImageFolder(options.photos, weights.transforms())

@@ -39,7 +39,7 @@ def run(*command: object) -> list[tuple[float, float]]:
 
 def assert_trained(epochs: list[tuple[float, float]], count: int) -> None:
     assert len(epochs) == count
-    assert epochs[-1][0] < epochs[0][0], "the cross-entropy did not fall"
+    assert epochs[-1][0] < max(epochs[0][0], 0.1), "the cross-entropy neither fell nor is it small"
     assert epochs[-1][1] > 0, "the model moved, and the penalty did not see it"
 
 
