@@ -22,6 +22,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from gta.params.aggregate import Aggregate
+from gta.tables import SURE
 
 Draw = Callable[[Axes], None]
 """Draws one panel."""
@@ -59,8 +60,6 @@ OTHERS: list[dict[str, Any]] = [
 DOTS: dict[str, Any] = {"linestyle": "", "marker": ".", "markersize": 4, "markeredgewidth": 0, "alpha": 0.4}
 FOUND: dict[str, Any] = {"color": "#0072B2", "linestyle": "", "marker": "o"}
 NOT_FOUND = {**FOUND, "mfc": "white"}
-SURE = 0.05
-"""Adjusted p below which a difference is marked."""
 MOST_LINES = 8
 """Methods that a panel of lines can show."""
 BAND: dict[str, Any] = {"alpha": 0.18, "linewidth": 0}

@@ -22,6 +22,8 @@ from gta.params.aggregate import Region
 from gta.params.evaluate import LOCALISATION
 from gta.params.grid import Grid
 
+SURE = 0.05
+"""Adjusted p below which a difference is marked."""
 GTA = PENALTIES["gta"].label
 KEYS = ["dataset", "fraction"]
 REGIONS: tuple[Region, ...] = get_args(Region)

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from scipy.stats import ttest_1samp, ttest_rel
 
 import stages.aggregate
-from gta import tables
+from gta import tables, texts
 from gta.errors import InputError
 from gta.methods import parse_method
 from gta.params.aggregate import Aggregate
@@ -35,6 +35,7 @@ FILES = [
         "metrics.json",
         "table.csv",
         "table.md",
+        "table.tex",
     ),
 ]
 TEST = {"baseline": [0.5, 0.6, 0.7], "gta-0.1": [0.6, 0.6, 0.9], "gta-1": [0.9, 0.9, 0.9]}
@@ -118,6 +119,25 @@ def test_accuracy_and_paired_difference_by_hand(tmp_path: Path) -> None:
             "difference_std": 0.1,
         }
     )
+
+
+def test_latex_by_hand(tmp_path: Path) -> None:
+    of = grid(("baseline", "gta-0.1", "l2sp-1"), datasets=["my_pets"])
+    scores = {"baseline": [0.09, 0.1, 0.11], "gta-0.1": [0.5, 0.51, 0.53], "l2sp-1": [0.5, 0.6, 0.4]}
+    write_cells(tmp_path, of, scores, scores)
+    rows = measured(tmp_path, of)
+    compared = tables.comparison(rows)
+    latex = texts.accuracy_latex(tables.accuracy(rows), compared, 1)
+    assert compared["p_adjusted"].round(3).tolist() == [0.0, 0.022]
+    lines = [" ".join(line.split()) for line in latex.splitlines()]
+    assert r"\begin{tabular}{lr}" in lines
+    assert r"& my\_pets \\" in lines
+    assert r"& 15\,\% \\" in lines
+    assert r"baseline & 10.0 $\pm$ 1.0 \\" in lines
+    assert r"GTA & \textbf{51.3} $\pm$ 1.5$^{*}$ \\" in lines
+    assert r"L2-SP & 50.0 $\pm$ 10.0$^{*}$ \\" in lines
+    assert r"\toprule" in lines
+    assert "over 3 seeds" in latex
 
 
 def test_attention_by_hand(tmp_path: Path) -> None:
@@ -240,7 +260,7 @@ def test_every_family_is_a_row_with_the_weight_that_validation_chose(tmp_path: P
         *("baseline", "gta", "l2-sp", "gta+transmix", "linear_probe")
     ]
     assert set(tables.sensitivity(table, "mask")["weight"]) == {0.1, 1}  # GTA alone
-    assert [stages.aggregate.weights(name) for name in compared["name"]] == ["0.1", "0.1", "0.1", "–"]
+    assert [texts.weights(name) for name in compared["name"]] == ["0.1", "0.1", "0.1", "–"]
 
 
 def test_without_validation_other_families_have_one_weight(tmp_path: Path) -> None:
@@ -332,7 +352,7 @@ def test_one_method_only(tmp_path: Path, method: str) -> None:
 
 
 def test_percentages() -> None:
-    percent = stages.aggregate.percent
+    percent = texts.percent
     assert percent(0.12345, 0.0067, 1) == "12.3 ± 0.7"
     assert percent(0.12345, None, 2) == "12.35"
     assert percent(-0.012, 0.01, 1, "+") == "−1.2 ± 1.0"
