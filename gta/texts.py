@@ -13,18 +13,13 @@ from gta.params.evaluate import LOCALISATION
 from gta.tables import KEYS, SURE
 
 ACCURACY = """\
-# Test accuracy
-
 Top-1 in per cent, mean ± sample standard deviation over seeds. The difference to the baseline is taken seed
 by seed; p is that of a paired t-test over seeds, adjusted for all rows of this table (Benjamini-Hochberg):
 with three seeds, only large and steady differences have a small one. λ, the weight of the penalty, was chosen
 by `validation (n images)`: the highest mean accuracy over seeds on n images kept from the training images, so
 that no test image had a say; or it was `given`: set in the parameters, or the grid's only one.
-
 """
 ATTENTION = """\
-# Attention on the object
-
 Per cent, means ± sample standard deviations over seeds, on the test images. Mass: the share of the [CLS]
 token's attention to patches that lies inside the object. Kept: that over the frozen source's. Peak: how
 often the most attended patch is on the object. The strongest patches that hold evaluate.keep of the
@@ -32,12 +27,18 @@ attention make a box and a segmentation. CorLoc: how often the box around their 
 intersection over union of 0.5 or more with the object's. Jaccard: mean over images of the segmentation's
 index with the object; of the heads together, of the head that is the best on each very image (DINO's
 protocol), and of one head that was chosen on the validation images.
-
 """
+NO_OBJECTS = "No data set of the grid knows where its objects are."
 
 
 def accuracy_markdown(table: pd.DataFrame, decimals: int) -> str:
-    rows = [
+    """A page: what the table says, and the table."""
+    return f"# Test accuracy\n\n{ACCURACY}\n{markdown(accuracy_rows(table, decimals))}"
+
+
+def accuracy_rows(table: pd.DataFrame, decimals: int) -> list[dict[str, str]]:
+    """Column -> cell, of `tables.comparison`."""
+    return [
         {
             "data set": row["dataset"],
             "training images": f"{row['train_images']} ({row['fraction']} %)",
@@ -52,7 +53,6 @@ def accuracy_markdown(table: pd.DataFrame, decimals: int) -> str:
         }
         for row in table.to_dict("records")
     ]
-    return markdown(rows)
 
 
 def accuracy_latex(accuracy: pd.DataFrame, compared: pd.DataFrame, decimals: int) -> str:
@@ -91,22 +91,25 @@ def _counts(accuracy: pd.DataFrame) -> str:
 
 
 def attention_markdown(table: pd.DataFrame, decimals: int) -> str:
-    """A table a region; first of each data set what an even spread and the frozen source reach."""
-    parts = []
+    """A page: what the tables say, and a table a region."""
+    found = attention_rows(table, decimals)
+    parts = [f"## {title}\n\n{markdown(rows)}" for title, rows in found.items()]
+    return f"# Attention on the object\n\n{ATTENTION}\n" + ("\n".join(parts) or NO_OBJECTS + "\n")
+
+
+def attention_rows(table: pd.DataFrame, decimals: int) -> dict[str, list[dict[str, str]]]:
+    """Region, in words -> rows of column -> cell, of `tables.attention`; first of each data set what an even
+    spread and the frozen source reach."""
+    found: dict[str, list[dict[str, str]]] = {}
     for region, part in table.groupby("region", sort=False):
-        rows: list[dict[str, str]] = []
+        rows = found.setdefault(f"The object's {region}", [])
         for dataset, cells in part.groupby("dataset", sort=False):
             first = cells.iloc[0].to_dict()
+            even: dict[Any, Any] = {"dataset": dataset, "method": "even spread", "mass": first["share"]}
             source = {name: first[f"{name}_source"] for name in LOCALISATION}
-            rows.append(
-                _attention_row(
-                    {"dataset": dataset, "method": "even spread", "mass": first["share"]}, decimals
-                )
-            )
-            rows.append(_attention_row({"dataset": dataset, "method": "frozen source", **source}, decimals))
-            rows += [_attention_row(row, decimals) for row in cells.to_dict("records")]
-        parts.append(f"## The object's {region}\n\n{markdown(rows)}")
-    return "\n".join(parts) or "No data set of the grid knows where its objects are.\n"
+            frozen = {"dataset": dataset, "method": "frozen source", **source}
+            rows += [_attention_row(row, decimals) for row in [even, frozen, *cells.to_dict("records")]]
+    return found
 
 
 def _attention_row(row: dict[Any, Any], decimals: int) -> dict[str, str]:

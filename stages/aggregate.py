@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from gta import figures, tables, texts
+from gta import figures, report, tables, texts
 from gta.atomic import atomic_file
 from gta.errors import run
 from gta.params.aggregate import Aggregate
 from gta.params.grid import Grid
-from gta.params.section import load
+from gta.params.section import PARAMS, load
+from gta.report import Picture, Section, Table
 
 
 def main() -> None:
@@ -24,14 +25,17 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for tables, figures, metrics.json")
     arguments = parser.parse_args()
     settings, grid = load(Aggregate, "aggregate"), load(Grid, "grid")
-    files = aggregate(tables.read_cells(arguments.runs, grid), grid, settings)
+    long, parameters = tables.read_cells(arguments.runs, grid), PARAMS.read_text(encoding="utf-8")
+    files = aggregate(long, grid, settings, report.provenance(Path()), parameters)
     for name, content in files.items():  # everything is made before anything is written
         with atomic_file(arguments.output / name) as partial:
             partial.write_bytes(content)
 
 
-def aggregate(long: pd.DataFrame, grid: Grid, settings: Aggregate) -> dict[str, bytes]:
-    """All rows of the grid -> file names and contents."""
+def aggregate(
+    long: pd.DataFrame, grid: Grid, settings: Aggregate, provenance: dict[str, str], parameters: str
+) -> dict[str, bytes]:
+    """All rows of the grid -> file names and contents; the last two are shown in the report."""
     choices = tables.choose(long[long["split"] == "val"], grid, settings.weight)
     test = long[long["split"] == "test"]
     measured = tables.label(tables.measure(test), grid, choices)
@@ -49,18 +53,56 @@ def aggregate(long: pd.DataFrame, grid: Grid, settings: Aggregate) -> dict[str, 
         "sensitivity": figures.draw_sensitivity(sensitivity, settings),
         "attention": figures.draw_attention(sensitivity, settings),
     }
+    page = report.render(
+        "Fine-tuning with guided attention",
+        f"{', '.join(grid.datasets)}; {len(grid.fractions)} fractions, {len(grid.methods)} methods, "
+        f"{len(grid.seeds)} seeds",
+        report_sections(compared, attention, drawn, settings.decimals),
+        provenance,
+        parameters,
+    )
     return {
+        "report.html": page.encode(),
         "long.csv": csv(long),
         "table.csv": csv(compared),
-        "table.md": (texts.ACCURACY + texts.accuracy_markdown(compared, settings.decimals)).encode(),
+        "table.md": texts.accuracy_markdown(compared, settings.decimals).encode(),
         "table.tex": texts.accuracy_latex(accuracy, compared, settings.decimals).encode(),
         "attention.csv": csv(attention),
-        "attention.md": (texts.ATTENTION + texts.attention_markdown(attention, settings.decimals)).encode(),
+        "attention.md": texts.attention_markdown(attention, settings.decimals).encode(),
         "metrics.json": (json.dumps(tables.metrics(measured, settings.region), indent=2) + "\n").encode(),
         "accuracy.csv": csv(accuracy),
         "sensitivity.csv": csv(sensitivity),
         **{f"{name}.{kind}": file for name, kinds in drawn.items() for kind, file in kinds.items()},
     }
+
+
+def report_sections(
+    compared: pd.DataFrame, attention: pd.DataFrame, drawn: dict[str, dict[str, bytes]], decimals: int
+) -> list[Section]:
+    """What the report shows, in its order."""
+
+    def picture(name: str, caption: str) -> Picture:
+        return Picture(drawn[name]["svg"], caption)
+
+    objects = texts.attention_rows(attention, decimals)
+    return [
+        Section(
+            "Test accuracy",
+            texts.ACCURACY,
+            [
+                picture("comparison", "Every method's difference to the baseline."),
+                picture("accuracy", "Accuracy against the share of the training images; dots are seeds."),
+                picture("sensitivity", "Accuracy against GTA's weight; the ring is the reported one."),
+            ],
+            [Table("", texts.accuracy_rows(compared, decimals))],
+        ),
+        Section(
+            "Attention on the object",
+            texts.ATTENTION if objects else texts.NO_OBJECTS,
+            [picture("attention", "Attention mass on the object against GTA's weight.")] if objects else [],
+            [Table(title, rows) for title, rows in objects.items()],
+        ),
+    ]
 
 
 def csv(table: pd.DataFrame) -> bytes:

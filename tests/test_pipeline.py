@@ -12,16 +12,8 @@ from repository import Repository, small_params
 CELLS = [f"digits/{fraction}/{method}" for fraction in (100, 50) for method in ("baseline", "gta-0.1")]
 FIGURES = ("accuracy", "attention", "sensitivity")
 RESULTS = sorted(
-    [
-        "attention.md",
-        "comparison.png",
-        "comparison.svg",
-        "long.csv",
-        "metrics.json",
-        "table.csv",
-        "table.md",
-        "table.tex",
-    ]
+    ["attention.md", "comparison.png", "comparison.svg", "long.csv", "metrics.json", "report.html"]
+    + ["table.csv", "table.md", "table.tex"]
     + [f"{name}.{kind}" for name in FIGURES for kind in ("csv", "png", "svg")]
 )
 
