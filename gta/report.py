@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
+from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -54,10 +56,15 @@ def render(
         undefined=StrictUndefined,
         keep_trailing_newline=True,
     )
-    environment.filters["drawn"] = _inline
+    environment.filters |= {"drawn": _inline, "coded": _coded}
     return environment.get_template("report.html").render(
         title=title, subtitle=subtitle, sections=sections, provenance=provenance, parameters=parameters
     )
+
+
+def _coded(text: str) -> str:
+    """Markdown's `code` as HTML's, the rest escaped."""
+    return re.sub("`(.*?)`", r"<code>\1</code>", escape(text))
 
 
 def _inline(svg: bytes) -> str:
