@@ -222,10 +222,11 @@ def _render(
     figure.draw_without_rendering()  # after it, places and sizes are known
     for axes in grid:
         _thin_out(axes, 0.05 * settings.dpi)
-    return {name: _save(figure, name) for name in METADATA}
+    return {name: save(figure, name) for name in METADATA}
 
 
-def _save(figure: Figure, name: str) -> bytes:
+def save(figure: Figure, name: str) -> bytes:
+    """The figure as a file of the format `name`: the same figure gives the same bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format=name, metadata=METADATA[name])
     return buffer.getvalue()

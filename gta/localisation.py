@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from gta.attention import layout_of, record_logits
+from gta.attention import LogitRecorder, layout_of, record_logits
 from gta.batches import REGIONS
 from gta.errors import InputError
 from gta.metrics import attention_map, on_object, per_image
@@ -23,6 +24,43 @@ from gta.segmentation import box_iou, jaccard, kept
 
 SOURCE = "source"
 """The name among models of the one that is only looked at: its classes are others, or none."""
+
+
+@contextmanager
+def recording(models: dict[str, nn.Module], layer: int) -> Iterator[dict[str, LogitRecorder]]:
+    """A recorder of one block's [CLS] row for each model. Raises InputError where there is no such block."""
+    blocks = len(layout_of(next(iter(models.values()))).attentions)
+    if not -blocks <= layer < blocks:
+        raise InputError(
+            f"params.yaml: evaluate.layer: expected a number from {-blocks} to {blocks - 1}, got {layer}"
+        )
+    with ExitStack() as contexts:
+        yield {
+            name: contexts.enter_context(record_logits(model, [layer % blocks]))
+            for name, model in models.items()
+        }
+
+
+@torch.no_grad()
+def maps(
+    models: dict[str, nn.Module],
+    card: Card,
+    images: UInt8[Tensor, "batch 3 height width"],
+    device: torch.device,
+    precision: Literal["fp32", "bf16", "auto"],
+    layer: int,
+) -> dict[str, np.ndarray]:
+    """Each model's [CLS] attention to the patches of a few images: (B, rows, columns), float16, the largest
+    over heads, as the paper's pictures show it."""
+    found = {}
+    with recording(models, layer) as recorders:
+        for name, model in models.items():
+            layout = layout_of(model)
+            with autocast(precision, device):
+                model(normalise(images.to(device), card))
+            merged = attention_map(recorders[name].stacked()[0], layout.prefix, "max", layout.grid)
+            found[name] = merged.cpu().numpy().astype(np.float16)
+    return found
 
 
 @torch.no_grad()
@@ -42,17 +80,8 @@ def look(
     layer: block number, negative ones from the end.
     """
     layouts = {name: layout_of(model) for name, model in models.items()}
-    blocks = len(next(iter(layouts.values())).attentions)
-    if not -blocks <= layer < blocks:
-        raise InputError(
-            f"params.yaml: evaluate.layer: expected a number from {-blocks} to {blocks - 1}, got {layer}"
-        )
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in models}
-    with ExitStack() as contexts:
-        recorders = {
-            name: contexts.enter_context(record_logits(model, [layer % blocks]))
-            for name, model in models.items()
-        }
+    with recording(models, layer) as recorders:
         for batch in tqdm(loader, "evaluate", unit="batch", disable=None, leave=False):
             images, labels = normalise(batch["image"].to(device), card), batch["label"].to(device)
             regions = {region: batch[region].to(device) for region in REGIONS}

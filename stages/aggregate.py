@@ -9,12 +9,16 @@ from pathlib import Path
 import pandas as pd
 
 from gta import figures, report, tables, texts
-from gta.atomic import atomic_file
+from gta.atomic import atomic_file, atomic_folder
 from gta.errors import run
+from gta.methods import BASELINE
 from gta.params.aggregate import Aggregate
 from gta.params.grid import Grid
 from gta.params.section import PARAMS, load
+from gta.pictures import Cell, draw_pictures
 from gta.report import Picture, Section, Table
+
+SHOWN = "the [CLS] attention, the largest over heads, of one seed; the object outlined where it is known."
 
 
 def main() -> None:
@@ -26,16 +30,44 @@ def main() -> None:
     arguments = parser.parse_args()
     settings, grid = load(Aggregate, "aggregate"), load(Grid, "grid")
     long, parameters = tables.read_cells(arguments.runs, grid), PARAMS.read_text(encoding="utf-8")
-    files = aggregate(long, grid, settings, report.provenance(Path()), parameters)
+    pictures = attention_pictures(arguments.runs, long, grid, settings)
+    files = aggregate(long, grid, settings, pictures, report.provenance(Path()), parameters)
     for name, content in files.items():  # everything is made before anything is written
         with atomic_file(arguments.output / name) as partial:
             partial.write_bytes(content)
+    with atomic_folder(arguments.output / "pictures") as folder:
+        for dataset, kinds in pictures.items():
+            for kind, content in kinds.items():
+                (folder / f"{dataset}.{kind}").write_bytes(content)
+
+
+def attention_pictures(
+    runs: Path, long: pd.DataFrame, grid: Grid, settings: Aggregate
+) -> dict[str, dict[str, bytes]]:
+    """Data set -> format -> picture: the baseline and the reported GTA at the smallest and largest fraction."""
+    choices = tables.choose(long[long["split"] == "val"], grid, settings.weight)
+    found = {}
+    for dataset in grid.datasets:
+        cells = []
+        for fraction in dict.fromkeys((min(grid.fractions), max(grid.fractions))):
+            reported = {"baseline": BASELINE} if BASELINE in grid.methods else {}
+            if (dataset, fraction, tables.GTA) in choices:
+                reported[tables.GTA] = choices[dataset, fraction, tables.GTA].method
+            cells += [Cell(title, fraction, method) for title, method in reported.items()]
+        if drawn := draw_pictures(runs, dataset, cells, grid.seeds[0], settings):
+            found[dataset] = drawn
+    return found
 
 
 def aggregate(
-    long: pd.DataFrame, grid: Grid, settings: Aggregate, provenance: dict[str, str], parameters: str
+    long: pd.DataFrame,
+    grid: Grid,
+    settings: Aggregate,
+    pictures: dict[str, dict[str, bytes]],
+    provenance: dict[str, str],
+    parameters: str,
 ) -> dict[str, bytes]:
-    """All rows of the grid -> file names and contents; the last two are shown in the report."""
+    """All rows of the grid -> file names and contents; the last three are shown in the report."""
     choices = tables.choose(long[long["split"] == "val"], grid, settings.weight)
     test = long[long["split"] == "test"]
     measured = tables.label(tables.measure(test), grid, choices)
@@ -57,7 +89,7 @@ def aggregate(
         "Fine-tuning with guided attention",
         f"{', '.join(grid.datasets)}; {len(grid.fractions)} fractions, {len(grid.methods)} methods, "
         f"{len(grid.seeds)} seeds",
-        report_sections(compared, attention, drawn, settings.decimals),
+        report_sections(compared, attention, drawn, pictures, settings.decimals),
         provenance,
         parameters,
     )
@@ -77,7 +109,11 @@ def aggregate(
 
 
 def report_sections(
-    compared: pd.DataFrame, attention: pd.DataFrame, drawn: dict[str, dict[str, bytes]], decimals: int
+    compared: pd.DataFrame,
+    attention: pd.DataFrame,
+    drawn: dict[str, dict[str, bytes]],
+    pictures: dict[str, dict[str, bytes]],
+    decimals: int,
 ) -> list[Section]:
     """What the report shows, in its order."""
 
@@ -99,7 +135,14 @@ def report_sections(
         Section(
             "Attention on the object",
             texts.ATTENTION if objects else texts.NO_OBJECTS,
-            [picture("attention", "Attention mass on the object against GTA's weight.")] if objects else [],
+            [
+                *(Picture(kinds["svg"], f"{dataset}: {SHOWN}") for dataset, kinds in pictures.items()),
+                *(
+                    [picture("attention", "Attention mass on the object against GTA's weight.")]
+                    if objects
+                    else []
+                ),
+            ],
             [Table(title, rows) for title, rows in objects.items()],
         ),
     ]

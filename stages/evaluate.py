@@ -14,7 +14,7 @@ from gta.atomic import atomic_folder
 from gta.batches import REGIONS, CentreImages, centre_loader
 from gta.datasets.index import read_index
 from gta.errors import run
-from gta.localisation import SOURCE, look
+from gta.localisation import SOURCE, look, maps
 from gta.methods import parse_method
 from gta.metrics import accuracy_measures
 from gta.params.evaluate import LOCALISATION, Evaluate
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--test", type=Path, required=True, help="list of test images")
     parser.add_argument("--source", type=Path, required=True, help="weights of the frozen source")
     parser.add_argument("--weights", type=Path, required=True, help="folder with seed<n>.safetensors")
-    parser.add_argument("--output", type=Path, required=True, help="folder for seeds.csv, predictions.csv")
+    parser.add_argument("--output", type=Path, required=True, help="folder for seeds.csv and the rest")
     arguments = parser.parse_args()
     settings, grid = load(Evaluate, "evaluate"), load(Grid, "grid")
     make_deterministic()
@@ -73,9 +73,24 @@ def main() -> None:
             names = {"seed": seed, "split": split, "image": lists[split]["image"]}
             own = seen[str(seed)].filter(regex="^(?!jaccard_head)")
             predictions.append(own.assign(**names))
+    shown = pictured(lists["test"], settings.pictures)
+    views = CentreImages(arguments.data, shown, card.image_size, card.crop, with_objects=True)
     with atomic_folder(arguments.output) as folder:
+        if len(shown):
+            batch = next(iter(centre_loader(views, len(shown), workers=0)))
+            seen_maps = maps(networks, card, batch["image"], device, settings.precision, settings.layer)
+            np.savez_compressed(folder / "maps.npz", **seen_maps)
+            known = {name: batch[name].numpy() for name in ("image", *REGIONS)}
+            np.savez_compressed(folder / "views.npz", **known)
         write(pd.DataFrame(rows), folder / "seeds.csv")
         write(pd.concat(predictions), folder / "predictions.csv")
+
+
+def pictured(test: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Rows whose attention is to be shown: always the same, of as many classes as there can be."""
+    shuffled = test.sample(frac=1, random_state=0)
+    first = shuffled.drop_duplicates("label")
+    return pd.concat([first, shuffled.drop(first.index)]).head(count).sort_index()
 
 
 def best_heads(seen: dict[str, pd.DataFrame]) -> dict[tuple[str, str], int]:

@@ -326,7 +326,7 @@ def test_a_file_that_is_not_its_cell_is_refused(tmp_path: Path, change: Any, mes
 def test_a_single_seed_has_no_spread(tmp_path: Path) -> None:
     of = grid(seeds=1)
     write_cells(tmp_path, of)
-    files = stages.aggregate.aggregate(tables.read_cells(tmp_path, of), of, SETTINGS, {}, "")
+    files = stages.aggregate.aggregate(tables.read_cells(tmp_path, of), of, SETTINGS, {}, {}, "")
     row = files["table.md"].decode().splitlines()[-1].split("|")
     assert [cell.strip() for cell in row[1:-1]] == [
         *("pets", "6 (15 %)", "1", "50.0 ± –", "GTA", "0.1", "60.0 ± –", "+10.0 ± –", "–"),
@@ -345,7 +345,7 @@ def test_a_single_seed_has_no_spread(tmp_path: Path) -> None:
 def test_one_method_only(tmp_path: Path, method: str) -> None:
     of = grid([method])
     write_cells(tmp_path, of, val={})
-    files = stages.aggregate.aggregate(tables.read_cells(tmp_path, of), of, SETTINGS, {}, "")
+    files = stages.aggregate.aggregate(tables.read_cells(tmp_path, of), of, SETTINGS, {}, {}, "")
     assert sorted(files) == sorted(FILES)
     row = [cell.strip() for cell in files["table.md"].decode().splitlines()[-1].split("|")[4:-1]]
     alone = ["–", "GTA", "1", "90.0 ± 0.0", "–", "–", "given"]

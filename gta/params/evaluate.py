@@ -29,3 +29,5 @@ class Evaluate(Section):
     """How the heads' maps become one before it is normalised to 1 over the patches."""
     keep: Annotated[float, Field(gt=0, le=1)]
     """Share of the attention that makes a segmentation and a box: the strongest patches that hold it."""
+    pictures: Annotated[int, Field(ge=0, le=100)]
+    """Test images of each data set whose attention is shown; 0: none."""
