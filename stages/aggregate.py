@@ -44,7 +44,7 @@ def main() -> None:
 def attention_pictures(
     runs: Path, long: pd.DataFrame, grid: Grid, settings: Aggregate
 ) -> dict[str, dict[str, bytes]]:
-    """Data set -> format -> picture: the baseline and the reported GTA at the smallest and largest fraction."""
+    """Data set -> format -> picture: baseline and reported GTA at the smallest and the largest fraction."""
     choices = tables.choose(long[long["split"] == "val"], grid, settings.weight)
     found = {}
     for dataset in grid.datasets:
@@ -121,6 +121,9 @@ def report_sections(
         return Picture(drawn[name]["svg"], caption)
 
     objects = texts.attention_rows(attention, decimals)
+    looks = [Picture(kinds["svg"], f"{dataset}: {SHOWN}") for dataset, kinds in pictures.items()]
+    if objects:
+        looks.append(picture("attention", "Attention mass on the object against GTA's weight."))
     return [
         Section(
             "Test accuracy",
@@ -135,14 +138,7 @@ def report_sections(
         Section(
             "Attention on the object",
             texts.ATTENTION if objects else texts.NO_OBJECTS,
-            [
-                *(Picture(kinds["svg"], f"{dataset}: {SHOWN}") for dataset, kinds in pictures.items()),
-                *(
-                    [picture("attention", "Attention mass on the object against GTA's weight.")]
-                    if objects
-                    else []
-                ),
-            ],
+            looks,
             [Table(title, rows) for title, rows in objects.items()],
         ),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -78,9 +79,11 @@ def main() -> None:
     with atomic_folder(arguments.output) as folder:
         if len(shown):
             batch = next(iter(centre_loader(views, len(shown), workers=0)))
-            seen_maps = maps(networks, card, batch["image"], device, settings.precision, settings.layer)
+            seen_maps: dict[str, Any] = maps(
+                networks, card, batch["image"], device, settings.precision, settings.layer
+            )
             np.savez_compressed(folder / "maps.npz", **seen_maps)
-            known = {name: batch[name].numpy() for name in ("image", *REGIONS)}
+            known: dict[str, Any] = {name: batch[name].numpy() for name in ("image", *REGIONS)}
             np.savez_compressed(folder / "views.npz", **known)
         write(pd.DataFrame(rows), folder / "seeds.csv")
         write(pd.concat(predictions), folder / "predictions.csv")

@@ -13,7 +13,7 @@ CELLS = [f"digits/{fraction}/{method}" for fraction in (100, 50) for method in (
 FIGURES = ("accuracy", "attention", "sensitivity")
 RESULTS = sorted(
     ["attention.md", "comparison.png", "comparison.svg", "long.csv", "metrics.json", "report.html"]
-    + ["table.csv", "table.md", "table.tex"]
+    + ["pictures/digits.png", "pictures/digits.svg", "table.csv", "table.md", "table.tex"]
     + [f"{name}.{kind}" for name in FIGURES for kind in ("csv", "png", "svg")]
 )
 
@@ -34,7 +34,7 @@ def test_it_writes_exactly_these_files(repository: Repository) -> None:
     assert repository.files("results") == RESULTS
     seeds = ["history.csv", "seed0.safetensors", "seed1.safetensors"]
     assert repository.files("runs/finetune") == sorted(f"{cell}/{name}" for cell in CELLS for name in seeds)
-    measured = ["predictions.csv", "seeds.csv"]
+    measured = ["maps.npz", "predictions.csv", "seeds.csv", "views.npz"]
     assert repository.files("runs/evaluate") == sorted(
         f"{cell}/{name}" for cell in CELLS for name in measured
     )
