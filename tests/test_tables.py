@@ -370,12 +370,16 @@ def test_the_stage_writes_exactly_its_files_and_again_the_same_bytes(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["aggregate", "--runs", "runs", "--output", "results"])
     stages.aggregate.main()
-    first = {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}
+    first = {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir() if path.is_file()}
     assert sorted(first) == sorted(FILES)
     stages.aggregate.main()
-    assert first == {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}
+    assert first == {
+        path.name: path.read_bytes() for path in (tmp_path / "results").iterdir() if path.is_file()
+    }
     write_cells(tmp_path / "runs", grid(), test={**TEST, "baseline": [0.1, 0.1, 0.1]})
     (tmp_path / "runs/pets/15/gta-1/seeds.csv").unlink()
     with pytest.raises(InputError, match="no such file"):
         stages.aggregate.main()
-    assert first == {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}
+    assert first == {
+        path.name: path.read_bytes() for path in (tmp_path / "results").iterdir() if path.is_file()
+    }
