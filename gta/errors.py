@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
+import os
+import select
 import signal
 import sys
+import threading
 from collections.abc import Callable
+from pathlib import Path
+
+SHELLS = {"sh", "dash", "bash", "zsh", "ksh", "fish", "busybox"}
+"""Between DVC and a stage stands one of these, where it does not replace itself by the stage."""
 
 
 class InputError(Exception):
@@ -19,9 +25,8 @@ def run(main: Callable[[], None]) -> None:
     The stage ends with `dvc repro`, even where that is killed: else a second `dvc repro` would find a
     first stage still writing. (Linux; elsewhere a killed DVC leaves its stage running.)
     """
-    if sys.platform == "linux":
-        parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
-        ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
+    if sys.platform == "linux" and "DVC_STAGE" in os.environ:  # DVC runs it
+        threading.Thread(target=_end_with, args=(_dvc(),), daemon=True).start()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for noisy in ("httpx", "PIL", "matplotlib", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -30,3 +35,25 @@ def run(main: Callable[[], None]) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _dvc() -> int:
+    """The process number of the DVC that runs this stage: its parent, or that of the shell between."""
+    parent = os.getppid()
+    try:
+        if Path(f"/proc/{parent}/comm").read_text().strip() in SHELLS:
+            return int(Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[1])
+    except FileNotFoundError:
+        pass  # it has ended already, as _end_with will see
+    return parent
+
+
+def _end_with(pid: int) -> None:
+    """Waits for the end of another process, and kills this one."""
+    try:
+        ended = select.poll()
+        ended.register(os.pidfd_open(pid), select.POLLIN)
+        ended.poll()
+    except ProcessLookupError:
+        pass
+    os.kill(os.getpid(), signal.SIGKILL)
