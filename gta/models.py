@@ -103,6 +103,20 @@ def load(path: Path) -> tuple[nn.Module, Card]:
     return model.eval(), card
 
 
+def resize(model: Any, size: int) -> None:
+    """Makes a model of timm's take square images of `size` pixels; timm resamples what depends on their
+    position (bicubic), as when it loads weights at another size.
+
+    Raises InputError where the patches do not divide `size`, or the class cannot be resized.
+    """
+    name, patch = type(model).__name__, int(model.patch_embed.patch_size[0])
+    if size % patch:
+        raise InputError(f"expected a multiple of the patch size {patch}, got {size}")
+    if not hasattr(model, "set_input_size"):
+        raise InputError(f"{name} cannot take images of another size than it was built for, got {size}")
+    model.set_input_size(img_size=(size, size))
+
+
 def write_weights(path: Path, state: dict[str, Tensor], card: Card) -> None:
     """Writes tensors and card; the same weights give the same bytes."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}

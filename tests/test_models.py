@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from serving import send, serving
 from tiny import CARD, source_file
 
 from gta import models
+from gta.attention import layout_of, record_logits
 from gta.errors import InputError
 from gta.params.source import Source
 from gta.source import build, convert
@@ -277,3 +280,46 @@ def test_weights_from_an_address(stored: Path, tmp_path: Path) -> None:
     assert card.origin == "vit.safetensors"
     assert [path.name for path in tmp_path.glob("weights/*/*")] == ["vit.safetensors"]
     assert state.keys() == load_file(stored).keys()
+
+
+RESIZED = [
+    ("vit_tiny_patch16_224", 32, 64),
+    ("deit_tiny_distilled_patch16_224", 32, 48),  # two prefix tokens
+    ("vit_small_patch14_reg4_dinov2", 28, 56),  # positions of the patches alone
+    ("vit_small_patch16_dinov3_qkvb", 32, 64),  # rotary
+    ("beit_base_patch16_224", 32, 64),  # relative positions
+    ("demo_vit", 48, 96),
+]
+
+
+@pytest.mark.parametrize(("name", "size", "other"), RESIZED)
+def test_a_model_at_another_size_is_as_if_loaded_at_that_size(name: str, size: int, other: int) -> None:
+    torch.manual_seed(0)
+    model = models.create(replace(CARD, model=name, image_size=size)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    loaded = models.create(replace(CARD, model=name, image_size=other)).eval()
+    convert_keys = sys.modules[type(model).__module__].checkpoint_filter_fn
+    loaded.load_state_dict(convert_keys(model.state_dict(), loaded))
+    models.resize(model, other)
+    layout = layout_of(model)
+    images = torch.randn(2, 3, other, other)
+    rows = []
+    for each in (model, loaded):
+        with record_logits(each, [len(layout.attentions) - 1]) as recorder, torch.no_grad():
+            each(images)
+        rows.append(recorder.stacked()[0])
+    assert rows[0].shape[-1] == layout.prefix + layout.grid[0] * layout.grid[1]
+    assert torch.equal(rows[0], rows[1])
+
+
+def test_a_size_that_cannot_be_is_refused() -> None:
+    model: Any = models.create(CARD)
+    with pytest.raises(InputError, match="expected a multiple of the patch size 16, got 40"):
+        models.resize(model, 40)
+
+    class Fixed(torch.nn.Module):
+        patch_embed = model.patch_embed
+
+    with pytest.raises(InputError, match="Fixed cannot take images of another size than it was built for"):
+        models.resize(Fixed(), 64)
