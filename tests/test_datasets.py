@@ -193,6 +193,31 @@ PETS_ROWS = [
     ("images/great_pyrenees_2.jpg", 1, "great_pyrenees", "train", None, "masks/great_pyrenees_2.png"),
 ]
 
+VOC12 = "VOCdevkit/VOC2012"
+
+
+def palette(values: list[int], size: tuple[int, int] = (20, 30)) -> bytes:
+    """As `mask_of`, with a palette whose colours are not its numbers."""
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(mask_of(values, size))) as image:
+        image.putpalette([(5 * number + 7) % 256 for number in range(768)])
+        assert image.mode == "P"
+        image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+VOC: Files = {
+    f"{VOC12}/ImageSets/Segmentation/train.txt": b"2007_000032\n",
+    f"{VOC12}/ImageSets/Segmentation/val.txt": b"2007_000033\n2007_000042\n",
+    f"{VOC12}/JPEGImages/2007_000032.jpg": picture(1),
+    f"{VOC12}/JPEGImages/2007_000033.jpg": picture(2),
+    f"{VOC12}/JPEGImages/2007_000042.jpg": picture(3),
+    f"{VOC12}/SegmentationClass/2007_000033.png": palette([0, 15, 15, 20, 255]),
+    f"{VOC12}/SegmentationClass/2007_000042.png": palette([0]),
+    f"{VOC12}/SegmentationObject/2007_000033.png": palette([0, 1, 2, 3, 255]),
+    f"{VOC12}/SegmentationObject/2007_000042.png": palette([0]),
+}
+
 LAYOUTS: dict[str, tuple[dict[str, Files], list[tuple[Any, ...]]]] = {
     "cub": ({"CUB_200_2011.tgz": CUB, "segmentations.tgz": SEGMENTATIONS}, CUB_ROWS),
     "cars": (CARS, CARS_ROWS),
@@ -320,6 +345,34 @@ def test_masks_in_the_index_coding() -> None:
     assert first_row("masks/001.Albatross/a.png") == [0, 0, 0, 1, 1]
     download(official("pets", mirror_of(LAYOUTS["pets"][0], Path("mirror"))))
     assert first_row("masks/Abyssinian_1.png") == [1, 255, 0, 0, 0]
+
+
+def voc_entry(masks: str = "class", files: Files = VOC, **changes: Any) -> Entry:
+    archives = mirror_of({"VOCtrainval_11-May-2012.tar": files}, Path("mirror"))
+    values = {"reader": "voc", "images": 2, "masks": masks, "mirrors": ["mirror"], "archives": archives}
+    return values | changes
+
+
+def test_voc_has_masks_of_classes_or_of_instances() -> None:
+    for kind, values in (("class", [0, 15, 15, 20, 255]), ("instance", [0, 1, 2, 3, 255])):
+        index = download(voc_entry(kind))
+        assert rows(index) == [
+            (f"images/{name}.jpg", 0, "voc", "test", None, f"masks/{name}.png")
+            for name in ("2007_000033", "2007_000042")
+        ]
+        assert first_row("masks/2007_000033.png") == values
+        assert files_in("images") == sorted(index["image"])
+
+
+def test_voc_faults(capsys: pytest.CaptureFixture[str]) -> None:
+    fails(voc_entry(images=3), "download.birds: expected images 3; the data have 2", capsys)
+    fails(voc_entry("classes"), "params.yaml: download.birds.masks: input should be 'class' or", capsys)
+    mask = f"{VOC12}/SegmentationObject/2007_000042.png"
+    without = {name: content for name, content in VOC.items() if name != mask}
+    fails(voc_entry("instance", without), "2007_000042.png: expected this mask, found none", capsys)
+    listed = f"{VOC12}/ImageSets/Segmentation/val.txt"
+    without = {name: content for name, content in VOC.items() if name != listed}
+    fails(voc_entry("class", without), f"{listed}: expected this file in the archives", capsys)
 
 
 def test_an_optional_archive_may_be_absent(caplog: pytest.LogCaptureFixture) -> None:

@@ -47,10 +47,10 @@ def fields(model: type[BaseModel], found: dict[str, set[str]]) -> None:
 def test_every_field_is_documented_and_read() -> None:
     """A declared field that nothing reads would be a setting without effect."""
     from gta.params.digits import Digits
-    from gta.params.download import Archive, Archives, Folder, Hub
+    from gta.params.download import Archive, Archives, Folder, Hub, Voc
 
     found: dict[str, set[str]] = {}
-    for model in (Params, Archive, Archives, Folder, Hub, Digits):
+    for model in (Params, Archive, Archives, Voc, Folder, Hub, Digits):
         fields(model, found)
     found.pop("Params")
     reads: set[str] = set()

@@ -16,12 +16,12 @@ from tqdm import tqdm
 
 from gta.archives import extract
 from gta.atomic import atomic_folder
-from gta.datasets import aircraft, cars, cub, digits, dogs, folder, hub, pets
+from gta.datasets import aircraft, cars, cub, digits, dogs, folder, hub, pets, voc
 from gta.datasets.index import write_index
 from gta.errors import InputError
 from gta.fetch import fetch
 from gta.params.digits import Digits
-from gta.params.download import Archives, Counts, Entry, Folder, Hub
+from gta.params.download import Archives, Counts, Entry, Folder, Hub, Voc
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ MaskCode = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 MASK_CODES: dict[str, MaskCode] = {
     "cub": cub.code_mask,
     "pets": pets.code_mask,
+    "voc": voc.code_mask,
     "folder": folder.code_mask,
 }
 """Turns stored masks into the index's coding, by `reader`; the others have no masks to turn."""
@@ -71,7 +72,7 @@ def build(name: str, entry: Entry, downloads: Path, output: Path) -> None:
     logger.info("%s: %d images in %s", name, len(index), output)
 
 
-def _read(entry: Archives | Hub | Folder, downloads: Path, root: Path) -> pd.DataFrame:
+def _read(entry: Archives | Voc | Hub | Folder, downloads: Path, root: Path) -> pd.DataFrame:
     if isinstance(entry, Hub):
         return hub.read(entry, root)
     if isinstance(entry, Folder):
@@ -86,10 +87,12 @@ def _read(entry: Archives | Hub | Folder, downloads: Path, root: Path) -> pd.Dat
             logger.warning("going on without it, it is optional: %s", error)
         else:
             extract(path, root)
+    if isinstance(entry, Voc):
+        return voc.read(root, entry.masks)
     return LAYOUTS[entry.reader](root)
 
 
-def _check(name: str, entry: Archives | Hub | Folder, index: pd.DataFrame) -> None:
+def _check(name: str, entry: Archives | Voc | Hub | Folder, index: pd.DataFrame) -> None:
     """Raises InputError where counts differ, an image is listed twice, or labels and names do not pair up."""
     if isinstance(entry, Counts):
         expected = f"train {entry.train}, test {entry.test}, classes {entry.classes}"
@@ -98,6 +101,8 @@ def _check(name: str, entry: Archives | Hub | Folder, index: pd.DataFrame) -> No
         got += f", classes {index['label'].nunique()}"
         if got != expected:
             raise InputError(f"download.{name}: expected {expected}; the data have {got}")
+    if isinstance(entry, Voc) and len(index) != entry.images:
+        raise InputError(f"download.{name}: expected images {entry.images}; the data have {len(index)}")
     twice = index["image"][index["image"].duplicated()]
     if len(twice):
         raise InputError(f"{name}: {twice.iloc[0]}: expected each image once, found it twice")
@@ -106,7 +111,7 @@ def _check(name: str, entry: Archives | Hub | Folder, index: pd.DataFrame) -> No
         raise InputError(f"{name}: expected labels 0, 1, 2, ... with one class name each, got {labels[:5]}")
 
 
-def _place(index: pd.DataFrame, entry: Archives | Hub | Folder, output: Path) -> None:
+def _place(index: pd.DataFrame, entry: Archives | Voc | Hub | Folder, output: Path) -> None:
     """Moves the images into `output` (a user's own are copied upright), and writes the masks."""
     bring = _copy_upright if isinstance(entry, Folder) else shutil.move
     for row in tqdm(index.to_dict("records"), desc="images", unit=" images", disable=None):

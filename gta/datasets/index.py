@@ -12,7 +12,7 @@ COLUMNS = ["image", "label", "class", "split", "x0", "y0", "x1", "y1", "mask"]
 """image: path in the data folder, with forward slashes ('images/...'); label: 0 .. classes-1;
 class: its name; split: 'train' or 'test'; x0, y0, x1, y1: the object's box in pixels, x1 and y1
 exclusive, empty where unknown; mask: path in the data folder ('masks/...png', one channel, 8 bit:
-0 background, 1 object, 255 void) or empty."""
+0 background, 1 object, 255 void; in PASCAL VOC 2, 3, ... are objects, or classes, too) or empty."""
 
 
 def write_index(index: pd.DataFrame, path: Path) -> None:

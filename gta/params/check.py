@@ -12,7 +12,7 @@ from typing import Any
 from gta.errors import InputError, run
 from gta.methods import families, of_weight, parse_method
 from gta.params.aggregate import Aggregate
-from gta.params.download import Download
+from gta.params.download import Download, Folder, Voc
 from gta.params.evaluate import Evaluate
 from gta.params.finetune import Finetune
 from gta.params.grid import Grid
@@ -44,12 +44,19 @@ def check(values: dict[str, Any]) -> Params:
 
 def _data_sets(params: Params) -> list[str]:
     known = params.download.root
-    return [
+    mistakes = [
         f"grid.datasets.{number}: expected an entry of the download section "
         f"({', '.join(known) or 'which is empty'}), got {name!r}"
         for number, name in enumerate(params.grid.datasets)
         if name not in known
     ]
+    for number, name in enumerate(params.grid.datasets):
+        if isinstance(known.get(name), Voc):
+            mistakes.append(
+                f"grid.datasets.{number}: expected images of one class each, got {name!r}, whose reader is "
+                "'voc'"
+            )
+    return mistakes
 
 
 def _weight(params: Params) -> list[str]:
@@ -78,7 +85,7 @@ def _sizes(params: Params) -> list[str]:
     mistakes = []
     for name in params.grid.datasets:
         entry = params.download.root.get(name)
-        if entry is None or entry.reader == "folder":
+        if entry is None or isinstance(entry, Folder | Voc):
             continue
         classes = 10 if entry.reader == "digits" else entry.classes
         images = entry.train * 10 if entry.reader == "digits" else entry.train

@@ -68,16 +68,33 @@ class Counts(Section):
     """Classes over both."""
 
 
-class Archives(Counts):
-    """A data set in the layout of its official archives."""
+class Release(Section):
+    """The official archives of a data set."""
 
-    reader: Literal["cub", "cars", "aircraft", "dogs", "pets"]
-    """Whose layout it is: a module of gta.datasets."""
     mirrors: list[Location]
     """Folders or base addresses that hold the archives under their names, tried first. A path is relative
     to the repository; `~` is the home folder."""
     archives: Annotated[list[Archive], Field(min_length=1), AfterValidator(_distinct)]
     """The files, in the order in which they are extracted."""
+
+
+class Archives(Counts, Release):
+    """A data set in the layout of its official archives."""
+
+    reader: Literal["cub", "cars", "aircraft", "dogs", "pets"]
+    """Whose layout it is: a module of gta.datasets."""
+
+
+class Voc(Release):
+    """PASCAL VOC 2012's validation images with segmentations: to be segmented, not to be trained on, as an
+    image has objects of several classes."""
+
+    reader: Literal["voc"]
+    images: Count
+    """Images that the list has to hold; anything else is an error."""
+    masks: Literal["class", "instance"]
+    """What a mask tells apart: the classes in its image, all of one class together, or single objects. For
+    both, two entries: `downloads/<name of the first>` is a mirror for the second."""
 
 
 class Hub(Counts):
@@ -117,10 +134,11 @@ class Folder(Section):
     the image; images without one are allowed. null: no masks."""
 
 
-Entry = Archives | Hub | Folder | Digits
+Entry = Archives | Voc | Hub | Folder | Digits
 
 READERS: dict[str, type[Entry]] = {
     **dict.fromkeys(["cub", "cars", "aircraft", "dogs", "pets"], Archives),
+    "voc": Voc,
     "hub": Hub,
     "folder": Folder,
     "digits": Digits,
@@ -133,7 +151,7 @@ class AnyEntry(Section):
 
     model_config = ConfigDict(extra="ignore")
 
-    reader: Literal["cub", "cars", "aircraft", "dogs", "pets", "hub", "folder", "digits"]
+    reader: Literal["cub", "cars", "aircraft", "dogs", "pets", "voc", "hub", "folder", "digits"]
 
 
 def _entry(values: Any) -> Entry:
