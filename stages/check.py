@@ -14,6 +14,7 @@ from gta.attention import layout_of
 from gta.errors import InputError, run
 from gta.guidance import numbers
 from gta.methods import NEEDS_SOURCE_HEAD, parse_method
+from gta.models import resize
 from gta.params.check import Params, check
 from gta.params.section import read_params
 from gta.scope import restrict
@@ -23,7 +24,9 @@ from gta.views import crop_of
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, required=True, help="written, always the same, if all is well")
+    parser.add_argument(
+        "--output", type=Path, required=True, nargs="+", help="written, always the same, if all is well"
+    )
     arguments = parser.parse_args()
     params = check(read_params())
     # Built with random weights: shows what only the architecture can say, such as a missing [CLS] token.
@@ -34,8 +37,11 @@ def main() -> None:
     if any(parse_method(name).scope == "lora" for name in params.grid.methods):
         size = model.patch_embed.img_size
         restrict(model, "lora", params.finetune.lora, torch.zeros(1, 3, *size))
-    with atomic_file(arguments.output) as partial:
-        partial.write_text("params.yaml is consistent\n")
+    if params.segment.image_size is not None:
+        check_resolution(params.segment.image_size, model)
+    for output in arguments.output:
+        with atomic_file(output) as partial:
+            partial.write_text("params.yaml is consistent\n")
 
 
 def check_layers(params: Params, model: nn.Module) -> None:
@@ -64,6 +70,15 @@ def check_heads(methods: list[str], model: nn.Module) -> None:
             f"params.yaml: grid.methods: {needing[0]!r} needs a source with a classifier, as supervised ones "
             "have; that of source.model has none"
         )
+
+
+def check_resolution(size: int, model: nn.Module) -> None:
+    """Raises InputError where the model, which is changed, cannot see images of `size` pixels."""
+    try:
+        resize(model, size)
+        layout_of(model)
+    except InputError as error:
+        raise InputError(f"params.yaml: segment.image_size: {error}") from None
 
 
 if __name__ == "__main__":

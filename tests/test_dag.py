@@ -11,7 +11,21 @@ import pytest
 from importgraph import ROOT, imported_files
 from ruamel.yaml import YAML
 
-STAGES = ["check", "download", "split", "source", "finetune", "evaluate", "aggregate"]
+from gta.params.segment import Segment
+
+SCRIPTS = {
+    "check": "check",
+    "download": "download",
+    "objects": "download",
+    "split": "split",
+    "source": "source",
+    "finetune": "finetune",
+    "evaluate": "evaluate",
+    "segment_source": "segment",
+    "segment": "segment",
+    "aggregate": "aggregate",
+}
+"""The stages, and the script of each."""
 
 
 @cache
@@ -29,19 +43,33 @@ def paths(entries: list[Any]) -> list[str]:
     return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
 
 
-def test_one_script_a_stage_and_one_section_a_stage() -> None:
-    assert list(pipeline()["stages"]) == STAGES
+def test_one_section_a_script() -> None:
+    assert list(pipeline()["stages"]) == list(SCRIPTS)
     scripts = {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__"}
-    assert scripts == set(STAGES)
+    assert scripts == set(SCRIPTS.values())
     params = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text())
-    assert list(params) == ["grid", *(name for name in STAGES if name != "check")]
+    assert list(params) == ["grid", *(name for name in dict.fromkeys(SCRIPTS.values()) if name != "check")]
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_code_deps_are_the_script_and_what_it_imports(name: str) -> None:
+    script = f"stages/{SCRIPTS[name]}.py"
     code = [dep for dep in paths(stage(name)["deps"]) if dep.endswith(".py")]
-    assert code == [f"stages/{name}.py", *sorted(imported_files(ROOT / f"stages/{name}.py"))]
-    assert f"python -m stages.{name} " in stage(name)["cmd"]
+    assert code == [script, *sorted(imported_files(ROOT / script))]
+    assert f"python -m stages.{SCRIPTS[name]} " in stage(name)["cmd"]
+
+
+def test_objects_are_downloaded_as_data_sets_are() -> None:
+    for key in ("deps", "outs", "params", "cmd"):
+        download = str(stage("download")[key]).replace("item.dataset", "item.on")
+        assert str(stage("objects")[key]) == download.replace("data/${item", "objects/${item")
+
+
+def test_another_set_to_segment_makes_no_other_stale() -> None:
+    """Segmenting depends on every key of its section but the list of sets."""
+    keys = {f"segment.{name}" for name in Segment.model_fields} - {"segment.on"}
+    assert set(paths(stage("segment_source")["params"])) == keys
+    assert set(paths(stage("segment")["params"])) == keys | {"grid.seeds"}
 
 
 def test_the_graph_sees_what_python_sees(tmp_path: Path) -> None:
@@ -68,7 +96,7 @@ def test_package_files_hold_no_code() -> None:
 
 def ancestors(name: str) -> set[str]:
     """Stages and data files that `name` depends on, at any depth."""
-    made_by = {out: other for other in STAGES for out in paths(stage(other).get("outs", []))}
+    made_by = {out: other for other in SCRIPTS for out in paths(stage(other).get("outs", []))}
     found: set[str] = set()
     todo = [name]
     while todo:
@@ -92,7 +120,7 @@ def test_training_has_no_path_to_the_test_list() -> None:
 
 
 def test_nothing_that_trains_depends_on_how_it_is_shown() -> None:
-    shown = {"aggregate", "evaluate"}
+    shown = {"aggregate", "evaluate", "segment"}
     for name in ("download", "split", "source", "finetune"):
         params = " ".join(paths(stage(name)["params"]))
         assert not any(section in params for section in shown), name
@@ -100,16 +128,16 @@ def test_nothing_that_trains_depends_on_how_it_is_shown() -> None:
 
 
 def test_every_output_and_argument_is_named_by_its_cell() -> None:
-    for name in ("finetune", "evaluate"):
-        cell = "${item.dataset}/${item.fraction}/${item.method}"
-        assert list(stage(name)["matrix"]) == ["dataset", "fraction", "method"]
-        assert all(out.endswith(cell) for out in paths(stage(name)["outs"]))
+    for name, first in (("finetune", []), ("evaluate", []), ("segment", ["on"])):
+        axes = [*first, "dataset", "fraction", "method"]
+        assert list(stage(name)["matrix"]) == axes
+        cell = "/".join(f"${{item.{axis}}}" for axis in axes)
+        assert all(out.endswith(f"{name}/{cell}") for out in paths(stage(name)["outs"]))
 
 
 def test_the_papers_grid_stays_small_enough_for_dvc() -> None:
-    grid = YAML(typ="safe", pure=True).load((ROOT / "configs/paper.yaml").read_text())["grid"]
-    datasets, cells = (
-        len(grid["datasets"]),
-        len(grid["datasets"]) * len(grid["fractions"]) * len(grid["methods"]),
-    )
-    assert 2 * cells + 2 * datasets + 3 <= 600
+    params = YAML(typ="safe", pure=True).load((ROOT / "configs/paper.yaml").read_text())
+    grid, sets = params["grid"], len(params["segment"]["on"])
+    datasets = len(grid["datasets"])
+    cells = datasets * len(grid["fractions"]) * len(grid["methods"])
+    assert (2 + sets) * cells + 2 * datasets + 2 * sets + 3 <= 600

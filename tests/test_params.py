@@ -28,7 +28,8 @@ FILES = [ROOT / "params.yaml", *sorted((ROOT / "configs").glob("*.yaml"))]
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_the_committed_files_are_right(path: Path) -> None:
     params = check(read_params(path))
-    assert set(params.grid.datasets) == set(params.download.root)  # nothing is described and never used
+    used = {*params.grid.datasets, *params.segment.on}
+    assert used == set(params.download.root)  # nothing is described and never used
 
 
 def test_a_power_of_ten_is_a_number(tmp_path: Path) -> None:
@@ -121,6 +122,11 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("finetune.gta.layers", [], r"finetune\.gta\.layers"),
     ("evaluate", ..., r"params\.yaml: evaluate: missing"),
     ("evaluate.heads", "min", r"evaluate\.heads: .*'mean' or 'max', got 'min'"),
+    ("segment.on", ["digits", "digits"], r"segment\.on: expected each value once"),
+    ("segment.on", ["voc"], r"segment\.on\.0: expected an entry .*\(digits\), got 'voc'"),
+    ("segment.keep", 0, r"segment\.keep: .*greater than 0, got 0"),
+    ("segment.images", 0, r"segment\.images: .*greater than or equal to 1, got 0"),
+    ("segment.masks", "class", r"segment\.masks: unknown key; expected one of: on, images, seed"),
     ("evaluation", {}, r"params\.yaml: evaluation: unknown key; expected one of: grid, download"),
 ]
 
@@ -133,6 +139,38 @@ def test_a_mistake_is_one_line_with_key_and_value(key: str, value: Any, message:
     assert len(lines) == 1, lines
     assert lines[0].startswith("params.yaml: ")
     assert re.search(message, lines[0]), lines[0]
+
+
+PHOTOS = {"reader": "folder", "path": "a", "test": None, "test_share": 20, "seed": 0, "masks": None}
+VOC = {"reader": "voc", "images": 3, "masks": "class", "mirrors": []}
+VOC |= {"archives": [{"name": "a.tar", "urls": [], "checksum": None, "optional": False}]}
+
+
+def with_entry(entry: dict[str, Any], **places: list[str]) -> dict[str, Any]:
+    """The demo's values with another entry, `other`."""
+    values = edit("download.other", entry)
+    values["grid"]["datasets"] = places.get("grid", ["digits"])
+    values["segment"]["on"] = places.get("on", [])
+    return values
+
+
+def test_only_what_has_masks_can_be_segmented() -> None:
+    check(with_entry(VOC, on=["other", "digits"]))
+    check(with_entry(PHOTOS | {"masks": "b"}, on=["other"]))
+    message = r"segment\.on\.0: expected a data set with masks, got 'other', whose reader 'folder' has none"
+    with pytest.raises(InputError, match=message):
+        check(with_entry(PHOTOS, on=["other"]))
+    counts = {"train": 2, "test": 1, "classes": 2}
+    cars = {"reader": "cars", **counts, "mirrors": [], "archives": VOC["archives"]}
+    with pytest.raises(InputError, match=r"segment\.on\.1: .* got 'other', whose reader 'cars' has none"):
+        check(with_entry(cars, on=["digits", "other"]))
+
+
+def test_voc_cannot_be_trained_on() -> None:
+    with pytest.raises(
+        InputError, match=r"grid\.datasets\.1: expected images of one class each, got 'other'"
+    ):
+        check(with_entry(VOC, grid=["digits", "other"]))
 
 
 def test_several_mistakes_are_several_lines() -> None:
@@ -178,6 +216,7 @@ STAGE_MISTAKES: list[tuple[str, Any, str]] = [
     ("source.model", "vit_base_patch16_siglip_224", r"source\.model: timm cannot build.*|no \[CLS\] token"),
     ("finetune.gta.layers", [4], r"finetune\.gta\.layers: layers: expected numbers from -4 to 3"),
     ("evaluate.layer", 4, r"evaluate\.layer: layers: expected numbers from -4 to 3"),
+    ("segment.image_size", 50, r"segment\.image_size: expected a multiple of the patch size 6, got 50"),
     ("finetune.rand_augment", "augmix-m3", r"finetune\.rand_augment: expected a policy of timm's"),
     ("finetune.epochs", 0, r"finetune\.epochs: .*greater than or equal to 1, got 0"),
 ]
@@ -207,9 +246,10 @@ def test_the_check_stage_builds_what_the_committed_files_ask_for(
 ) -> None:
     (tmp_path / "params.yaml").write_text(path.read_text())
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["check", "--output", "params.checked"])
+    monkeypatch.setattr(sys, "argv", ["check", "--output", "params.checked", "segment/params.checked"])
     stages.check.main()
-    assert (tmp_path / "params.checked").exists()
+    for name in ("params.checked", "segment/params.checked"):
+        assert (tmp_path / name).read_text() == "params.yaml is consistent\n"
 
 
 def test_without_validation_every_family_needs_one_weight() -> None:

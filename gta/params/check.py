@@ -17,8 +17,12 @@ from gta.params.evaluate import Evaluate
 from gta.params.finetune import Finetune
 from gta.params.grid import Grid
 from gta.params.section import PARAMS, Section, parse, read_params
+from gta.params.segment import Segment
 from gta.params.source import Source
 from gta.params.split import Split
+
+WITHOUT_MASKS = ("cars", "aircraft", "dogs", "hub")
+"""Readers that never give a mask."""
 
 
 class Params(Section):
@@ -30,6 +34,7 @@ class Params(Section):
     source: Source
     finetune: Finetune
     evaluate: Evaluate
+    segment: Segment
     aggregate: Aggregate
 
 
@@ -44,17 +49,28 @@ def check(values: dict[str, Any]) -> Params:
 
 def _data_sets(params: Params) -> list[str]:
     known = params.download.root
+    named = {"grid.datasets": params.grid.datasets, "segment.on": params.segment.on}
     mistakes = [
-        f"grid.datasets.{number}: expected an entry of the download section "
+        f"{key}.{number}: expected an entry of the download section "
         f"({', '.join(known) or 'which is empty'}), got {name!r}"
-        for number, name in enumerate(params.grid.datasets)
+        for key, names in named.items()
+        for number, name in enumerate(names)
         if name not in known
     ]
     for number, name in enumerate(params.grid.datasets):
         if isinstance(known.get(name), Voc):
             mistakes.append(
                 f"grid.datasets.{number}: expected images of one class each, got {name!r}, whose reader is "
-                "'voc'"
+                "'voc'; it can be in segment.on"
+            )
+    for number, name in enumerate(params.segment.on):
+        entry = known.get(name)
+        if entry is None:
+            continue
+        if entry.reader in WITHOUT_MASKS or (isinstance(entry, Folder) and entry.masks is None):
+            mistakes.append(
+                f"segment.on.{number}: expected a data set with masks, got {name!r}, whose reader "
+                f"{entry.reader!r} has none"
             )
     return mistakes
 

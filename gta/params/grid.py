@@ -13,14 +13,15 @@ from gta.params.section import Section
 ItemT = TypeVar("ItemT")
 
 
-def _unique(items: list[ItemT]) -> list[ItemT]:
+def unique(items: list[ItemT]) -> list[ItemT]:
+    """The items. Raises ValueError where one is there twice."""
     twice = [item for item in items if items.count(item) > 1]
     if twice:
         raise ValueError(f"expected each value once, found {twice[0]!r} {len(twice)} times")
     return items
 
 
-_UNIQUE = AfterValidator(_unique)
+_UNIQUE = AfterValidator(unique)
 
 
 def _method(name: str) -> str:
