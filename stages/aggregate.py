@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import argparse
 import json
+from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
-from gta import figures, report, tables, texts
+from gta import figures, report, segment_tables, tables, texts
 from gta.atomic import atomic_file, atomic_folder
 from gta.errors import run
 from gta.methods import BASELINE
 from gta.params.aggregate import Aggregate
 from gta.params.grid import Grid
 from gta.params.section import PARAMS, load
+from gta.params.segment import Segment
 from gta.pictures import Cell, draw_pictures
 from gta.report import Picture, Section, Table
+from gta.segment_pictures import draw_segments
 
+SEGMENTED = (
+    "in orange the patches that hold segment.keep of the attention, by the head that is best on the largest "
+    "object, of one seed; objects are outlined."
+)
 SHOWN = "the [CLS] attention, the largest over heads, of one seed; the object outlined where it is known."
 
 
@@ -26,19 +34,26 @@ def main() -> None:
     parser.add_argument(
         "--runs", type=Path, required=True, help="folder of <dataset>/<fraction>/<method>/seeds.csv"
     )
+    parser.add_argument(
+        "--segments",
+        type=Path,
+        required=True,
+        help="folder of <on>/<dataset>/<fraction>/<method>/summary.csv",
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder for tables, figures, metrics.json")
     arguments = parser.parse_args()
     settings, grid = load(Aggregate, "aggregate"), load(Grid, "grid")
     long, parameters = tables.read_cells(arguments.runs, grid), PARAMS.read_text(encoding="utf-8")
     pictures = attention_pictures(arguments.runs, long, grid, settings)
-    files = aggregate(long, grid, settings, pictures, report.provenance(Path()), parameters)
+    segments = segmentation(arguments.segments, load(Segment, "segment").on, long, grid, settings)
+    files = aggregate(long, grid, settings, pictures, report.provenance(Path()), parameters, segments)
     for name, content in files.items():  # everything is made before anything is written
         with atomic_file(arguments.output / name) as partial:
             partial.write_bytes(content)
     with atomic_folder(arguments.output / "pictures") as folder:
-        for dataset, kinds in pictures.items():
+        for name, kinds in (pictures | segments.pictures).items():
             for kind, content in kinds.items():
-                (folder / f"{dataset}.{kind}").write_bytes(content)
+                (folder / f"{name}.{kind}").write_bytes(content)
 
 
 def attention_pictures(
@@ -48,15 +63,43 @@ def attention_pictures(
     choices = tables.choose(long[long["split"] == "val"], grid, settings.weight)
     found = {}
     for dataset in grid.datasets:
-        cells = []
-        for fraction in dict.fromkeys((min(grid.fractions), max(grid.fractions))):
-            reported = {"baseline": BASELINE} if BASELINE in grid.methods else {}
-            if (dataset, fraction, tables.GTA) in choices:
-                reported[tables.GTA] = choices[dataset, fraction, tables.GTA].method
-            cells += [Cell(title, fraction, method) for title, method in reported.items()]
+        cells = shown_cells(dataset, grid, choices)
         if drawn := draw_pictures(runs, dataset, cells, grid.seeds[0], settings):
             found[dataset] = drawn
     return found
+
+
+def shown_cells(dataset: str, grid: Grid, choices: dict[tuple[str, int, str], tables.Choice]) -> list[Cell]:
+    """Baseline and reported GTA at the smallest and the largest fraction."""
+    return [
+        Cell(title, fraction, method)
+        for fraction in dict.fromkeys((min(grid.fractions), max(grid.fractions)))
+        for title, method in segment_tables.reported_methods(dataset, fraction, grid, choices).items()
+        if title in (BASELINE, tables.GTA)
+    ]
+
+
+class Segments(NamedTuple):
+    """How well attention segments."""
+
+    table: pd.DataFrame
+    """Of `segment_tables.read_segments`."""
+    pictures: dict[str, dict[str, bytes]]
+    """`<on>-<dataset>` -> format -> picture; a name that no data set can have."""
+
+
+def segmentation(
+    folder: Path, on: list[str], long: pd.DataFrame, grid: Grid, settings: Aggregate
+) -> Segments:
+    """The sets `on`, segmented by the source and the reported models."""
+    choices = tables.choose(long[long["split"] == "val"], grid, settings.weight)
+    table = segment_tables.read_segments(folder, on, grid, choices)
+    pictures = {}
+    for objects, dataset in product(on, grid.datasets):
+        cells = shown_cells(dataset, grid, choices)
+        if drawn := draw_segments(folder / objects, dataset, cells, grid.seeds[0], settings):
+            pictures[f"{objects}-{dataset}"] = drawn
+    return Segments(table, pictures)
 
 
 def aggregate(
@@ -66,8 +109,9 @@ def aggregate(
     pictures: dict[str, dict[str, bytes]],
     provenance: dict[str, str],
     parameters: str,
+    segments: Segments,
 ) -> dict[str, bytes]:
-    """All rows of the grid -> file names and contents; the last three are shown in the report."""
+    """All rows of the grid -> file names and contents; the last four are shown in the report."""
     choices = tables.choose(long[long["split"] == "val"], grid, settings.weight)
     test = long[long["split"] == "test"]
     measured = tables.label(tables.measure(test), grid, choices)
@@ -89,7 +133,10 @@ def aggregate(
         "Fine-tuning with guided attention",
         f"{', '.join(grid.datasets)}; {len(grid.fractions)} fractions, {len(grid.methods)} methods, "
         f"{len(grid.seeds)} seeds",
-        report_sections(compared, attention, drawn, pictures, settings.decimals),
+        [
+            *report_sections(compared, attention, drawn, pictures, settings.decimals),
+            *segment_section(segments, settings.decimals),
+        ],
         provenance,
         parameters,
     )
@@ -101,6 +148,8 @@ def aggregate(
         "table.tex": texts.accuracy_latex(accuracy, compared, settings.decimals).encode(),
         "attention.csv": csv(attention),
         "attention.md": texts.attention_markdown(attention, settings.decimals).encode(),
+        "segmentation.csv": csv(segments.table),
+        "segmentation.md": segment_tables.segmentation_markdown(segments.table, settings.decimals).encode(),
         "metrics.json": (json.dumps(tables.metrics(measured, settings.region), indent=2) + "\n").encode(),
         "accuracy.csv": csv(accuracy),
         "sensitivity.csv": csv(sensitivity),
@@ -142,6 +191,18 @@ def report_sections(
             [Table(title, rows) for title, rows in objects.items()],
         ),
     ]
+
+
+def segment_section(segments: Segments, decimals: int) -> list[Section]:
+    """The report's section on segmentation; none where nothing is segmented."""
+    if segments.table.empty:
+        return []
+    rows = segment_tables.segmentation_rows(segments.table, decimals)
+    pictures = []
+    for name, kinds in segments.pictures.items():
+        on, _, dataset = name.partition("-")
+        pictures.append(Picture(kinds["svg"], f"Images of {on}, models trained on {dataset}: {SEGMENTED}"))
+    return [Section("Attention as a segmentation", segment_tables.SEGMENTATION, pictures, [Table("", rows)])]
 
 
 def csv(table: pd.DataFrame) -> bytes:

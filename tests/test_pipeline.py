@@ -13,7 +13,15 @@ CELLS = [f"digits/{fraction}/{method}" for fraction in (100, 50) for method in (
 FIGURES = ("accuracy", "attention", "sensitivity")
 RESULTS = sorted(
     ["attention.md", "comparison.png", "comparison.svg", "long.csv", "metrics.json", "report.html"]
-    + ["pictures/digits.png", "pictures/digits.svg", "table.csv", "table.md", "table.tex"]
+    + [
+        "pictures/digits.png",
+        "pictures/digits.svg",
+        "segmentation.csv",
+        "segmentation.md",
+        "table.csv",
+        "table.md",
+        "table.tex",
+    ]
     + [f"{name}.{kind}" for name in FIGURES for kind in ("csv", "png", "svg")]
 )
 
@@ -38,6 +46,7 @@ def test_it_writes_exactly_these_files(repository: Repository) -> None:
     assert repository.files("runs/evaluate") == sorted(
         f"{cell}/{name}" for cell in CELLS for name in measured
     )
+    assert repository.files("runs/segment") == ["params.checked"]  # nothing is segmented
     assert repository.files("sources") == ["source.safetensors"]
     lists = [name for name in repository.files("data/digits") if name.endswith(".csv")]
     assert lists == ["index.csv", "test.csv", "train/100.csv", "train/50.csv", "val.csv"]
@@ -82,6 +91,35 @@ def test_an_experiment_is_run_and_shown(repository: Repository) -> None:
     assert repository.run("dvc", "params", "diff", "HEAD", "wider").split()[-2:] == ["150", "77"]
     repository.run("git", "checkout", "-q", ".")
     repository.run("dvc", "checkout")
+
+
+def test_a_set_to_segment_runs_the_stages_of_that_set_alone(repository: Repository, tmp_path: Path) -> None:
+    other = repository.copy(tmp_path / "other")
+    values = small_params()
+    values["download"]["more"] = values["download"]["digits"] | {"train": 1, "test": 1, "seed": 1}
+    values["segment"] |= {"on": ["more", "digits"], "images": 8, "image_size": 96}
+    other.write_params(values)
+    ran = other.repro()
+    sets = ["more", "digits"]
+    names = [
+        "check",
+        "aggregate",
+        *(f"{stage}@{on}" for stage in ("objects", "segment_source") for on in sets),
+    ]
+    names += [f"segment@{on}-{cell.replace('/', '-')}" for on in sets for cell in CELLS]
+    assert sorted(ran) == sorted(names)
+    assert other.repro() == []
+    table = pd.read_csv(other.path / "results/segmentation.csv")
+    assert table.groupby("on").size().to_dict() == {"digits": 5, "more": 5}
+    assert (table["images"] == 8).all()
+    assert table["best_head"].between(0.02, 1).all()
+    assert (table["best_head"] >= table["chosen_head"]).all()
+    figures = [f"pictures/{on}-digits.{kind}" for on in sets for kind in ("png", "svg")]
+    assert other.files("results") == sorted([*RESULTS, *figures])
+    values["segment"]["on"] = ["digits"]
+    other.write_params(values)
+    assert sorted(other.repro()) == ["aggregate", "check"]
+    assert set(pd.read_csv(other.path / "results/segmentation.csv")["on"]) == {"digits"}
 
 
 def test_a_bad_parameter_stops_before_anything_runs(tmp_path: Path) -> None:

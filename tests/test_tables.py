@@ -8,17 +8,19 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from importgraph import ROOT
 from pandas.testing import assert_frame_equal
 from ruamel.yaml import YAML
 from scipy.stats import ttest_1samp, ttest_rel
 
 import stages.aggregate
-from gta import tables, texts
+from gta import segment_tables, tables, texts
 from gta.errors import InputError
 from gta.methods import parse_method
 from gta.params.aggregate import Aggregate
 from gta.params.evaluate import LOCALISATION
 from gta.params.grid import Grid
+from gta.params.section import read_params
 
 SETTINGS = Aggregate(weight=None, region="mask", decimals=1, width=7.0, height=1.5, dpi=50)
 FILES = [
@@ -34,6 +36,8 @@ FILES = [
         "long.csv",
         "metrics.json",
         "report.html",
+        "segmentation.csv",
+        "segmentation.md",
         "table.csv",
         "table.md",
         "table.tex",
@@ -42,6 +46,7 @@ FILES = [
 TEST = {"baseline": [0.5, 0.6, 0.7], "gta-0.1": [0.6, 0.6, 0.9], "gta-1": [0.9, 0.9, 0.9]}
 VAL = {"baseline": [0.9, 0.9, 0.9], "gta-0.1": [0.5, 0.5, 0.5], "gta-1": [0.4, 0.4, 0.6]}
 MASS = {"baseline": [0.3, 0.4, 0.5], "gta-0.1": [0.7, 0.7, 0.7], "gta-1": [0.8, 0.8, 0.8]}
+NO_SEGMENTS = stages.aggregate.Segments(pd.DataFrame(columns=segment_tables.COLUMNS), {})
 Scores = dict[str, list[float]]
 
 
@@ -326,7 +331,7 @@ def test_a_file_that_is_not_its_cell_is_refused(tmp_path: Path, change: Any, mes
 def test_a_single_seed_has_no_spread(tmp_path: Path) -> None:
     of = grid(seeds=1)
     write_cells(tmp_path, of)
-    files = stages.aggregate.aggregate(tables.read_cells(tmp_path, of), of, SETTINGS, {}, {}, "")
+    files = stages.aggregate.aggregate(tables.read_cells(tmp_path, of), of, SETTINGS, {}, {}, "", NO_SEGMENTS)
     row = files["table.md"].decode().splitlines()[-1].split("|")
     assert [cell.strip() for cell in row[1:-1]] == [
         *("pets", "6 (15 %)", "1", "50.0 ± –", "GTA", "0.1", "60.0 ± –", "+10.0 ± –", "–"),
@@ -345,7 +350,7 @@ def test_a_single_seed_has_no_spread(tmp_path: Path) -> None:
 def test_one_method_only(tmp_path: Path, method: str) -> None:
     of = grid([method])
     write_cells(tmp_path, of, val={})
-    files = stages.aggregate.aggregate(tables.read_cells(tmp_path, of), of, SETTINGS, {}, {}, "")
+    files = stages.aggregate.aggregate(tables.read_cells(tmp_path, of), of, SETTINGS, {}, {}, "", NO_SEGMENTS)
     assert sorted(files) == sorted(FILES)
     row = [cell.strip() for cell in files["table.md"].decode().splitlines()[-1].split("|")[4:-1]]
     alone = ["–", "GTA", "1", "90.0 ± 0.0", "–", "–", "given"]
@@ -365,10 +370,13 @@ def test_the_stage_writes_exactly_its_files_and_again_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_cells(tmp_path / "runs", grid())
-    sections = {"grid": grid().model_dump(), "aggregate": SETTINGS.model_dump()}
+    segment = read_params(ROOT / "params.yaml")["segment"]
+    sections = {"grid": grid().model_dump(), "segment": segment, "aggregate": SETTINGS.model_dump()}
     YAML(typ="safe", pure=True).dump(sections, tmp_path / "params.yaml")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["aggregate", "--runs", "runs", "--output", "results"])
+    monkeypatch.setattr(
+        "sys.argv", ["aggregate", "--runs", "runs", "--segments", "segments", "--output", "results"]
+    )
     stages.aggregate.main()
     first = {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir() if path.is_file()}
     assert sorted(first) == sorted(FILES)
