@@ -1,13 +1,14 @@
-# make repro   the pipeline of params.yaml, from nothing to results/
-# make test    every test
-# make lint    formatting, style, types
-# make lock    new exact versions from pyproject.toml
+# make repro             the pipeline of params.yaml, from nothing to results/
+# make test              every test
+# make check-cache       rehash the cache and the remotes, and repair them from each other
+# make lint              formatting, style, types
+# make lock              new exact versions from pyproject.toml
 
 VENV := .venv
 PYTHON ?= python3
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test lint lock env
+.PHONY: repro test remote check-cache lint lock env
 
 repro: env
 	python -m gta.params.check
@@ -15,6 +16,9 @@ repro: env
 
 test: env
 	python -m pytest --numprocesses auto --dist loadfile
+
+check-cache: env
+	python -m tools.check_cache
 
 lint: env
 	ruff format --check .
