@@ -1,5 +1,6 @@
 # make repro             the pipeline of params.yaml, from nothing to results/
 # make test              every test
+# make remote URL=...    share the cache: a folder, s3://... or ssh://... (docs/sharing.md)
 # make check-cache       rehash the cache and the remotes, and repair them from each other
 # make lint              formatting, style, types
 # make lock              new exact versions from pyproject.toml
@@ -16,6 +17,12 @@ repro: env
 
 test: env
 	python -m pytest --numprocesses auto --dist loadfile
+
+# --local: .dvc/config.local, which git ignores. verify: else DVC takes a damaged object for a whole one.
+remote: env
+	$(if $(URL),,$(error expected URL=/folder, URL=s3://bucket/path or URL=ssh://user@host/path))
+	dvc remote add --quiet --local --force --default store '$(URL)'
+	dvc remote modify --local store verify true
 
 check-cache: env
 	python -m tools.check_cache

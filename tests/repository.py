@@ -39,7 +39,7 @@ class Repository:
     """A git and DVC repository in `path`, made of this one's files as they lie in the working tree."""
 
     def __init__(self, path: Path, values: dict[str, Any] | None = None) -> None:
-        self.path = path
+        self.path, self.environment = path, dict(ENVIRONMENT)
         listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
         names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         for name in names.strip("\0").split("\0"):
@@ -55,7 +55,7 @@ class Repository:
     def at(cls, path: Path) -> Repository:
         """One that lies in `path` already."""
         found = cls.__new__(cls)
-        found.path = path
+        found.path, found.environment = path, dict(ENVIRONMENT)
         return found
 
     def copy(self, path: Path) -> Repository:
@@ -72,7 +72,7 @@ class Repository:
         done = subprocess.run(
             command,
             cwd=self.path,
-            env=ENVIRONMENT,
+            env=self.environment,
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
