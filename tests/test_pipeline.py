@@ -30,7 +30,7 @@ RESULTS = sorted(
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     made = Repository(tmp_path_factory.mktemp("pipeline"))
     ran = made.repro()
-    names = ["check", "download@digits", "split@digits", "source", "aggregate"]
+    names = ["check", "download@digits", "split@digits", "leaks@digits", "source", "aggregate"]
     names += [f"{stage}@{cell.replace('/', '-')}" for stage in ("finetune", "evaluate") for cell in CELLS]
     assert sorted(ran) == sorted(names)
     made.run("git", "add", "-A")

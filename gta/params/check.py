@@ -16,6 +16,7 @@ from gta.params.download import Download, Folder, Voc
 from gta.params.evaluate import Evaluate
 from gta.params.finetune import Finetune
 from gta.params.grid import Grid
+from gta.params.leaks import Leaks
 from gta.params.section import PARAMS, Section, parse, read_params
 from gta.params.segment import Segment
 from gta.params.source import Source
@@ -31,6 +32,7 @@ class Params(Section):
     grid: Grid
     download: Download
     split: Split
+    leaks: Leaks
     source: Source
     finetune: Finetune
     evaluate: Evaluate
