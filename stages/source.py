@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 
 from gta.errors import run
@@ -11,6 +12,8 @@ from gta.params.section import load
 from gta.params.source import Source
 from gta.source import convert
 
+logger = logging.getLogger(__name__)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -18,6 +21,7 @@ def main() -> None:
     parser.add_argument("--downloads", type=Path, required=True, help="folder that keeps fetched weights")
     arguments = parser.parse_args()
     state, card = convert(load(Source, "source"), arguments.downloads)
+    logger.info("weights of %s: licence: %s", card.origin, card.licence)
     write_weights(arguments.output, state, card)
 
 

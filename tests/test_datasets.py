@@ -25,8 +25,9 @@ from scipy.io import savemat
 from serving import Answer, Site, send, serving
 
 from gta.datasets.index import COLUMNS, read_index
+from gta.datasets.licences import LICENCES
 from gta.errors import InputError, run
-from gta.params.download import Download, entry
+from gta.params.download import READERS, Download, entry
 from stages.download import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -373,6 +374,17 @@ def test_voc_faults(capsys: pytest.CaptureFixture[str]) -> None:
     listed = f"{VOC12}/ImageSets/Segmentation/val.txt"
     without = {name: content for name, content in VOC.items() if name != listed}
     fails(voc_entry("class", without), f"{listed}: expected this file in the archives", capsys)
+def test_the_licence_is_shown(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    for reader, (archives, _) in LAYOUTS.items():
+        download(official(reader, mirror_of(archives, Path("mirror"))))
+        assert f"birds: licence: {LICENCES[reader]}" in caplog.text
+    assert "may be in ImageNet" in caplog.text
+    copy_of(SHARDS)
+    download(hub())
+    assert "birds: licence: see the card of owner/cars" in caplog.text
+
+    assert set(LICENCES) | {"hub"} == set(READERS)
 
 
 def test_an_optional_archive_may_be_absent(caplog: pytest.LogCaptureFixture) -> None:
@@ -803,8 +815,9 @@ def test_the_real_command_on_a_malicious_archive() -> None:
     done = stage(official("cub", [archive]))
     assert done.returncode == 1
     assert done.stdout == ""
-    assert len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith("error: mirror/CUB_200_2011.tgz: '../../stolen' would")
+    (licence, error) = done.stderr.splitlines()
+    assert "birds: licence: none is stated" in licence
+    assert error.startswith("error: mirror/CUB_200_2011.tgz: '../../stolen' would")
     assert not list(Path("data").iterdir())
 
 

@@ -18,6 +18,7 @@ from gta.archives import extract
 from gta.atomic import atomic_folder
 from gta.datasets import aircraft, cars, cub, digits, dogs, folder, hub, pets, voc
 from gta.datasets.index import write_index
+from gta.datasets.licences import about
 from gta.errors import InputError
 from gta.fetch import fetch
 from gta.params.digits import Digits
@@ -55,6 +56,7 @@ def build(name: str, entry: Entry, downloads: Path, output: Path) -> None:
 
     Raises InputError where the data cannot be had, are damaged, or are not what `entry` expects.
     """
+    logger.info("%s: %s", name, about(entry))
     try:
         with atomic_folder(output) as partial:
             (partial / "images").mkdir()
