@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import lzma
 import shutil
 import stat
 import tarfile
@@ -26,6 +27,8 @@ MAX_RATIO = 200
 """Extracted over packed size. Photographs have 1, folders of XML files up to 30, a bomb has 1,000."""
 SMALL = 16 << 20
 """Bytes that any archive may extract to: a tiny one of empty masks has a large ratio and does no harm."""
+LONGEST_PATH, LONGEST_NAME = 1024, 255
+"""Bytes of a member's path and of each part of it; a file system takes some more of the first."""
 
 Member = tuple[str, int, IO[bytes] | None]
 """Name, size in bytes, and content; None for a folder."""
@@ -57,6 +60,8 @@ def extract(archive: Path, folder: Path) -> None:
             tqdm(total=size, unit="B", unit_scale=True, desc=archive.name, disable=None) as bar,
         ):
             for count, (name, length, content) in enumerate(_members(file), start=1):
+                if length < 0:
+                    raise _MemberError(f"{name!r} has a negative size")
                 total += length
                 if count > MAX_MEMBERS:
                     raise _MemberError(f"more than {MAX_MEMBERS} members")
@@ -72,11 +77,16 @@ def extract(archive: Path, folder: Path) -> None:
         tarfile.TarError,
         zipfile.BadZipFile,
         zlib.error,
+        lzma.LZMAError,
         EOFError,
         gzip.BadGzipFile,
         NotImplementedError,
+        UnicodeDecodeError,
     ) as error:
         raise InputError(f"{archive}: damaged or cut short: {error}") from None
+    except OSError as error:  # of the disk; bz2's faults of the data have no number
+        reason = f"damaged or cut short: {error}" if error.errno is None else error.strerror
+        raise InputError(f"{archive}: {reason}") from None
 
 
 def _members(file: BinaryIO) -> Iterator[Member]:
@@ -135,6 +145,8 @@ def _safe(name: str) -> PurePosixPath:
         raise _MemberError(f"{name!r} would lie outside the folder")
     if not name.isprintable():
         raise _MemberError(f"the name {name!r} has characters that cannot be printed")
+    if len(name.encode()) > LONGEST_PATH or any(len(part.encode()) > LONGEST_NAME for part in path.parts):
+        raise _MemberError(f"the name that starts with {name[:40]!r} is too long")
     return path
 
 

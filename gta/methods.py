@@ -7,6 +7,7 @@ gta.penalties, gta.mixing and gta.scope.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -80,11 +81,14 @@ def parse_method(name: str) -> Method:
     """`baseline` -> plain fine-tuning; `gta-0.1+transmix` -> GTA's penalty times 0.1 (the paper's lambda),
     mixed.
 
-    Raises InputError where a term is unknown or comes twice, a penalty has no weight that is finite and >= 0,
-    another term has one, or terms exclude each other.
+    Raises InputError where a character would not do in a folder's name and a command, a term is unknown or
+    comes twice, a penalty has no weight that is finite and >= 0, another term has one, or terms exclude each
+    other.
     """
     if name == BASELINE:
         return Method(name, {})
+    if re.search(r"[^a-zA-Z0-9.+-]", name):  # float() would take 'gta-1 ' and other scripts' digits
+        raise InputError(f"method {name!r}: expected letters, digits, '.', '+' and '-' alone")
     weights: dict[str, float] = {}
     found: dict[str, str] = {}
     for term in name.split("+"):

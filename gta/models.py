@@ -128,14 +128,16 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Card]:
     """Tensors and card of a file that this project wrote. Raises InputError where it is not one."""
     try:
         with safe_open(path, "pt") as stored:
-            card = json.loads((stored.metadata() or {})["card"])
+            about = stored.metadata() or {}
             state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 not a dict
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: cannot be read as safetensors: {error}") from None
-    except KeyError:
+    try:
+        card = json.loads(about["card"])
+        card["mean"], card["std"] = tuple(card["mean"]), tuple(card["std"])
+        return state, Card(**card)
+    except (KeyError, TypeError, ValueError):
         raise InputError(f"{path}: has no card; expected a file that the `source` stage wrote") from None
-    card["mean"], card["std"] = tuple(card["mean"]), tuple(card["std"])
-    return state, Card(**card)
 
 
 def normalise(

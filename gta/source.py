@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 
 import timm
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
@@ -77,6 +78,7 @@ def convert(settings: Source, downloads: Path) -> tuple[dict[str, Tensor], Card]
     model, adapted = reading_cls(own, settings)
     if path is not None:
         _load_strictly(own, path, settings.layout)
+        _check_heads(model, path)
     if adapted:
         _move_norm(own.state_dict(), model, settings.model)
     about = ORIGINAL if settings.layout != "timm" else model.pretrained_cfg
@@ -203,6 +205,21 @@ def _file(settings: Source, downloads: Path) -> Path:
                 f"params.yaml: source.weights: {path}: expected sha256 {settings.sha256}, got {actual}"
             )
     return path
+
+
+def _check_heads(model: Any, path: Path) -> None:
+    """Raises InputError where a file that this project wrote says that it has other heads: the shapes of its
+    tensors do not tell."""
+    if path.suffix != ".safetensors":
+        return
+    with safe_open(path, "pt") as stored:
+        about = (stored.metadata() or {}).get("card", "")
+    said = re.search(r'"num_heads": (\d+)', about)
+    heads = layout_of(model).heads[0]
+    if said and int(said[1]) != heads:
+        raise InputError(
+            f"params.yaml: source.weights: {path}: has {said[1]} heads, expected the {heads} of source.model"
+        )
 
 
 def _load_strictly(model: nn.Module, path: Path, layout: str) -> None:

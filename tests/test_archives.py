@@ -57,6 +57,40 @@ def encrypted(data: bytes) -> bytes:
     return data[:flags] + b"\x01" + data[flags + 1 :]
 
 
+def claiming(size: int) -> bytes:
+    """A tar whose only member says that it has `size` bytes."""
+    info = tarfile.TarInfo("x")
+    info.size = size
+    return info.tobuf(tarfile.GNU_FORMAT) + b"a" * 512 + bytes(1024)
+
+
+def pax(**headers: str) -> bytes:
+    """A tar whose extended header says something else than the plain one."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("birds/x")
+        info.pax_headers, info.size = headers, 1
+        tar.addfile(info, io.BytesIO(b"1"))
+    return buffer.getvalue()
+
+
+def packed_by(method: int) -> bytes:
+    """A zip of an unusual method, damaged in the data of its only member."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as packed:
+        packed.writestr("x", bytes(range(256)) * 40)
+    data = buffer.getvalue()
+    return data[:41] + bytes(8) + data[49:]
+
+
+def not_utf8(data: bytes) -> bytes:
+    """A zip that says its names are UTF-8, and has another one in place of QQQ."""
+    for signature, flags in ((b"PK\x03\x04", 7), (b"PK\x01\x02", 9)):
+        at = data.index(signature) + flags
+        data = data[:at] + bytes([data[at] | 8]) + data[at + 1 :]
+    return data.replace(b"QQQ", b"\xff\xfe\xfd")
+
+
 TAR, ZIP = tar_of(*FILES.items()), zip_of(*FILES.items())
 TGZ = gzip.compress(TAR)
 
@@ -122,6 +156,25 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "same name, spelt otherwise": ("a.tar", tar_of(("x", b"1"), ("./x", b"2")), "'x' is there twice"),
     "file as a folder": ("a.tar", tar_of(("x", b"1"), ("x/y", b"2")), "is there twice"),
     "control character": ("a.tar", tar_of(("x\x1b[2J", b"1")), "cannot be printed"),
+    "newline": ("a.tar", tar_of(("birds/a\nb", b"1")), "cannot be printed"),
+    "newline in a zip": ("a.zip", zip_of(("birds/a\nb", b"1")), "cannot be printed"),
+    "reversed writing": ("a.tar", tar_of(("birds/\u202egpj.x", b"1")), "cannot be printed"),
+    "not UTF-8": ("a.tar", tar_of(("birds/\udcff\udcfe", b"1")), "cannot be printed"),
+    "not UTF-8 in a zip": ("a.zip", not_utf8(zip_of(("QQQ", b"1"))), "damaged or cut short: 'utf-8' codec"),
+    "long name": ("a.tar", tar_of(("a" * 300, b"1")), "is too long"),
+    "deep path": ("a.tar", tar_of(("a/" * 3000 + "x", b"1")), "is too long"),
+    "no name": ("a.tar", tar_of(("", b"1")), "is there twice"),
+    "parent alone": ("a.tar", tar_of(("..", b"1")), "outside"),
+    "path in the extended header": ("a.tar", pax(path="../../x"), "outside"),
+    "size in the extended header": ("a.tar", pax(size="-5"), "'birds/x' has a negative size"),
+    "no number in the extended header": ("a.tar", pax(size="abc"), "damaged or cut short"),
+    "negative size": ("a.tar", claiming(-1), "'x' has a negative size"),
+    "a terabyte": ("a.tar", claiming(1 << 40), "expected at most 16777216 bytes inside 2048"),
+    "block device": ("a.tar", tar_of(special(tarfile.BLKTYPE)), "'birds/x' is a device"),
+    "same name twice in a zip": ("a.zip", zip_of(("x", b"1"), ("x", b"2")), "'x' is there twice"),
+    "bzip2 damaged": ("a.zip", packed_by(zipfile.ZIP_BZIP2), "damaged or cut short"),
+    "lzma damaged": ("a.zip", packed_by(zipfile.ZIP_LZMA), "damaged or cut short"),
+    "bomb in a zip": ("a.zip", zip_of(("x", bytes(17 << 20))), "expected at most 16777216 bytes"),
     "bomb": ("a.tgz", gzip.compress(tar_of(("x", bytes(17 << 20)))), "expected at most 16777216 bytes"),
 }
 
@@ -141,6 +194,14 @@ def test_refuses(tmp_path: Path, case: str) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "deep"])
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
     assert not any(path.is_symlink() for path in folder.rglob("*"))
+
+
+def test_names_that_differ_in_case_alone_are_two_files(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(tar_of(("B.txt", b"1"), ("b.txt", b"2")))
+    if (tmp_path / "A.TAR").exists():
+        pytest.skip("this file system keeps them in one place")
+    extract(tmp_path / "a.tar", tmp_path)
+    assert [(tmp_path / name).read_bytes() for name in ("B.txt", "b.txt")] == [b"1", b"2"]
 
 
 def test_too_many_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

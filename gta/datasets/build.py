@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ from gta.errors import InputError
 from gta.fetch import fetch
 from gta.params.digits import Digits
 from gta.params.download import Archives, Counts, Entry, Folder, Hub, Voc
+from gta.views import UNREADABLE, read_rgb
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +67,10 @@ def build(name: str, entry: Entry, downloads: Path, output: Path) -> None:
                 index = digits.build(entry, partial)
             else:
                 with TemporaryDirectory(dir=partial) as root:
-                    index = _read(entry, downloads / name, Path(root))
-                    _check(name, entry, index)
-                    _place(index, entry, partial)
+                    listed = _read(entry, downloads / name, Path(root))
+                    _check_counts(name, entry, listed)
+                    index = _place(name, listed, entry, partial)
+                    _check_labels(name, index)
             write_index(index, partial / "index.csv")
     except OSError as error:  # a full disk, a folder that may not be written
         raise InputError(f"{name}: {error}") from None
@@ -94,8 +97,8 @@ def _read(entry: Archives | Voc | Hub | Folder, downloads: Path, root: Path) -> 
     return LAYOUTS[entry.reader](root)
 
 
-def _check(name: str, entry: Archives | Voc | Hub | Folder, index: pd.DataFrame) -> None:
-    """Raises InputError where counts differ, an image is listed twice, or labels and names do not pair up."""
+def _check_counts(name: str, entry: Archives | Voc | Hub | Folder, index: pd.DataFrame) -> None:
+    """Raises InputError where counts differ or an image is listed twice."""
     if isinstance(entry, Counts):
         expected = f"train {entry.train}, test {entry.test}, classes {entry.classes}"
         sizes = index["split"].value_counts()
@@ -108,22 +111,56 @@ def _check(name: str, entry: Archives | Voc | Hub | Folder, index: pd.DataFrame)
     twice = index["image"][index["image"].duplicated()]
     if len(twice):
         raise InputError(f"{name}: {twice.iloc[0]}: expected each image once, found it twice")
+
+
+def _check_labels(name: str, index: pd.DataFrame) -> None:
+    """Raises InputError where labels and names do not pair up."""
     labels = sorted(index[["label", "class"]].drop_duplicates()["label"])
     if labels != list(range(len(labels))):
         raise InputError(f"{name}: expected labels 0, 1, 2, ... with one class name each, got {labels[:5]}")
 
 
-def _place(index: pd.DataFrame, entry: Archives | Voc | Hub | Folder, output: Path) -> None:
-    """Moves the images into `output` (a user's own are copied upright), and writes the masks."""
+def _place(name: str, index: pd.DataFrame, entry: Archives | Voc | Hub | Folder, output: Path) -> pd.DataFrame:
+    """Moves the images into `output` (a user's own are copied upright), and writes the masks.
+
+    Every image is decoded once. Returns the rows of those that can be: the others are left out, as many as
+    the entry allows.
+    """
     bring = _copy_upright if isinstance(entry, Folder) else shutil.move
+    unreadable: list[str] = []
     for row in tqdm(index.to_dict("records"), desc="images", unit=" images", disable=None):
         source, target = row["image_file"], output / row["image"]
         if not source.is_file() or source.stat().st_size == 0:
             raise InputError(f"{row['image']}: listed in the annotations, but the file is missing or empty")
         target.parent.mkdir(parents=True, exist_ok=True)
         bring(source, target)
-        if row["mask"]:
-            _write_mask(row["mask_file"], target, output / row["mask"], MASK_CODES[entry.reader])
+        try:
+            size = read_rgb(target).size
+        except InputError as error:
+            unreadable.append(row["image"])
+            reason = str(error).removeprefix(f"{target}: ")
+            if len(unreadable) > entry.skip_unreadable:
+                raise InputError(
+                    f"download.{name}.skip_unreadable: expected at most {entry.skip_unreadable} unreadable "
+                    f"images, found {', '.join(unreadable)}: {reason}"
+                ) from None
+            logger.warning("%s: left out: %s", row["image"], reason)
+            target.unlink()
+        else:
+            _check_box(row, *size)
+            if row["mask"]:
+                _write_mask(row["mask_file"], target, output / row["mask"], MASK_CODES[entry.reader])
+    if unreadable:
+        logger.warning("%s: %d images are left out: %s", name, len(unreadable), ", ".join(unreadable))
+    return index[~index["image"].isin(unreadable)]
+
+
+def _check_box(row: dict[Any, Any], width: int, height: int) -> None:
+    """Raises InputError where the box is beside its image. Official ones reach over the edge by a little."""
+    x0, y0, x1, y1 = (row[key] for key in ("x0", "y0", "x1", "y1"))
+    if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
+        got = f"{x0:g}, {y0:g}, {x1:g}, {y1:g}"
+        raise InputError(f"{row['image']}: expected a box inside its {width} x {height} pixels, got {got}")
 
 
 def _copy_upright(source: Path, target: Path) -> None:
@@ -133,7 +170,7 @@ def _copy_upright(source: Path, target: Path) -> None:
             if image.getexif().get(ORIENTATION, 1) > 1:
                 ImageOps.exif_transpose(image).save(target, format=image.format, quality=95)
                 return
-    except UnidentifiedImageError:
+    except UNREADABLE:
         pass  # who reads it says so, with its name
     shutil.copyfile(source, target)
 
@@ -152,7 +189,7 @@ def _write_mask(mask_file: Path, image_file: Path, target: Path, code: MaskCode)
         raise InputError(f"{mask_file.name}: expected this mask, found none") from None
     except UnidentifiedImageError as error:
         raise InputError(f"{mask_file.name}: expected a mask and its image, got no image: {error}") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{mask_file.name}: {error}") from None
+    except UNREADABLE as error:
+        raise InputError(f"{mask_file.name}: {' '.join(str(error).split())}") from None
     target.parent.mkdir(parents=True, exist_ok=True)
     coded.save(target)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from gta.params.download import Entry
 
 LICENCES = {
-    "cub": "none is stated; the pictures are Flickr's, each its author's",
+    "cub": "not known to us; the pictures are Flickr users'",
     "cars": "none is known",
     "aircraft": "non-commercial research only; the pictures are their photographers'",
     "dogs": "ImageNet's terms: non-commercial research and education only",
     "pets": "CC BY-SA 4.0; the pictures are their authors'",
+    "voc": "Flickr's terms of use; the pictures are Flickr users'",
     "digits": "made here from scikit-learn's digits (Alpaydin and Kaynak, 1998)",
     "folder": "your own pictures",
 }

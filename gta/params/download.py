@@ -16,6 +16,7 @@ NAME = r"^[a-z][a-z0-9_]*$"
 
 Name = Annotated[str, Field(pattern=NAME)]
 Count = Annotated[int, Field(ge=1)]
+Skipped = Annotated[int, Field(ge=0)]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Word = Annotated[str, Field(pattern=r"^\w+$")]
 
@@ -66,6 +67,9 @@ class Counts(Section):
     """Official test images."""
     classes: Count
     """Classes over both."""
+    skip_unreadable: Skipped
+    """Most images that may be left out, each named in the log, because they cannot be decoded; they are among
+    those that `train` and `test` count."""
 
 
 class Release(Section):
@@ -132,6 +136,8 @@ class Folder(Section):
     masks: Annotated[str, Field(min_length=1)] | None
     """Folder of masks: `<class>/<name>.png` for `<class>/<name>.<any>`, nonzero on the object, as large as
     the image; images without one are allowed. null: no masks."""
+    skip_unreadable: Skipped
+    """Most images that may be left out, each named in the log, because they cannot be decoded."""
 
 
 Entry = Archives | Voc | Hub | Folder | Digits

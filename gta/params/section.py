@@ -12,6 +12,8 @@ from ruamel.yaml.error import YAMLError
 from gta.errors import InputError
 
 PARAMS = Path("params.yaml")
+LONGEST = 200
+"""Characters of a value that a message shows."""
 
 
 class Section(BaseModel):
@@ -34,7 +36,7 @@ def read_params(path: Path = PARAMS) -> dict[str, Any]:
         params = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; copy one from configs/") from None
-    except (YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(params, dict):
         raise InputError(f"{path}: expected a mapping of sections, got {type(params).__name__}")
@@ -64,7 +66,7 @@ def load(section: type[SectionT], *keys: str, path: Path = PARAMS) -> SectionT:
 
 
 def _line(section: type[Section], keys: tuple[str, ...], error: Any) -> str:
-    key = ".".join([*keys, *map(str, error["loc"])])
+    key = ".".join(part if part.isprintable() else repr(part) for part in [*keys, *map(str, error["loc"])])
     if error["type"] == "extra_forbidden":
         return (
             f"params.yaml: {key}: unknown key; expected one of: {', '.join(_fields(section, error['loc']))}"
@@ -73,7 +75,8 @@ def _line(section: type[Section], keys: tuple[str, ...], error: Any) -> str:
         return f"params.yaml: {key}: missing"
     message = str(error["msg"]).removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
-    return f"params.yaml: {key}: {message}, got {error['input']!r}"
+    value = repr(error["input"])
+    return f"params.yaml: {key}: {message}, got {value if len(value) <= LONGEST else value[:LONGEST] + '...'}"
 
 
 def _fields(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
