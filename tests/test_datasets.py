@@ -12,6 +12,7 @@ import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -116,8 +117,8 @@ def test_masks_in_the_index_coding() -> None:
 
 def voc_entry(masks: str = "class", files: Files = VOC, **changes: Any) -> Entry:
     archives = mirror_of({"VOCtrainval_11-May-2012.tar": files}, Path("mirror"))
-    values = {"reader": "voc", "images": 2, "masks": masks, "mirrors": ["mirror"], "archives": archives}
-    return values | changes
+    values = {"reader": "voc", "images": 2, "masks": masks, "skip_unreadable": 0, "mirrors": ["mirror"]}
+    return values | {"archives": archives} | changes
 
 
 def test_voc_has_masks_of_classes_or_of_instances() -> None:
@@ -140,6 +141,8 @@ def test_voc_faults(capsys: pytest.CaptureFixture[str]) -> None:
     listed = f"{VOC12}/ImageSets/Segmentation/val.txt"
     without = {name: content for name, content in VOC.items() if name != listed}
     fails(voc_entry("class", without), f"{listed}: expected this file in the archives", capsys)
+
+
 def test_the_licence_is_shown(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     for reader, (archives, _) in LAYOUTS.items():

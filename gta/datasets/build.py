@@ -120,7 +120,9 @@ def _check_labels(name: str, index: pd.DataFrame) -> None:
         raise InputError(f"{name}: expected labels 0, 1, 2, ... with one class name each, got {labels[:5]}")
 
 
-def _place(name: str, index: pd.DataFrame, entry: Archives | Voc | Hub | Folder, output: Path) -> pd.DataFrame:
+def _place(
+    name: str, index: pd.DataFrame, entry: Archives | Voc | Hub | Folder, output: Path
+) -> pd.DataFrame:
     """Moves the images into `output` (a user's own are copied upright), and writes the masks.
 
     Every image is decoded once. Returns the rows of those that can be: the others are left out, as many as

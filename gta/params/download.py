@@ -99,6 +99,8 @@ class Voc(Release):
     masks: Literal["class", "instance"]
     """What a mask tells apart: the classes in its image, all of one class together, or single objects. For
     both, two entries: `downloads/<name of the first>` is a mirror for the second."""
+    skip_unreadable: Skipped
+    """Most of the images that may be left out because they cannot be decoded, each named in the log."""
 
 
 class Hub(Counts):
