@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from gta.attention import LogitRecorder, layout_of, record_logits
 from gta.batches import REGIONS
-from gta.errors import InputError
+from gta.heads import head_table, per_head
 from gta.metrics import attention_map, on_object, per_image
 from gta.models import Card, normalise
 from gta.precision import autocast
@@ -26,17 +26,21 @@ SOURCE = "source"
 """The name among models of the one that is only looked at: its classes are others, or none."""
 
 
+class Seen(NamedTuple):
+    """Of one model, over a list of images."""
+
+    images: pd.DataFrame
+    """A row an image: predictions, and `<measure>_<region>` of `localised`."""
+    heads: pd.DataFrame
+    """A row a layer and head, of `heads.head_table`."""
+
+
 @contextmanager
-def recording(models: dict[str, nn.Module], layer: int) -> Iterator[dict[str, LogitRecorder]]:
-    """A recorder of one block's [CLS] row for each model. Raises InputError where there is no such block."""
-    blocks = len(layout_of(next(iter(models.values()))).attentions)
-    if not -blocks <= layer < blocks:
-        raise InputError(
-            f"params.yaml: evaluate.layer: expected a number from {-blocks} to {blocks - 1}, got {layer}"
-        )
+def recording(models: dict[str, nn.Module]) -> Iterator[dict[str, LogitRecorder]]:
+    """A recorder of every block's [CLS] row for each model."""
     with ExitStack() as contexts:
         yield {
-            name: contexts.enter_context(record_logits(model, [layer % blocks]))
+            name: contexts.enter_context(record_logits(model, range(len(layout_of(model).attentions))))
             for name, model in models.items()
         }
 
@@ -53,12 +57,12 @@ def maps(
     """Each model's [CLS] attention to the patches of a few images: (B, rows, columns), float16, the largest
     over heads, as the paper's pictures show it."""
     found = {}
-    with recording(models, layer) as recorders:
+    with recording(models) as recorders:
         for name, model in models.items():
             layout = layout_of(model)
             with autocast(precision, device):
                 model(normalise(images.to(device), card))
-            merged = attention_map(recorders[name].stacked()[0], layout.prefix, "max", layout.grid)
+            merged = attention_map(recorders[name].stacked()[layer], layout.prefix, "max", layout.grid)
             found[name] = merged.cpu().numpy().astype(np.float16)
     return found
 
@@ -73,32 +77,36 @@ def look(
     layer: int,
     heads: Literal["mean", "max"],
     keep: float,
-) -> dict[str, pd.DataFrame]:
-    """For each model a row an image: predictions, and `<measure>_<region>` of `localised`.
+) -> dict[str, Seen]:
+    """What each model sees. They are given the same views, which are read once; the first is the one named
+    SOURCE, of which there are no predictions.
 
-    All models see the same views, which are read once. Of the one named SOURCE there are no predictions.
-    layer: block number, negative ones from the end.
+    layer: block number, negative ones from the end, of what is measured of each image.
     """
     layouts = {name: layout_of(model) for name, model in models.items()}
     parts: dict[str, list[pd.DataFrame]] = {name: [] for name in models}
-    with recording(models, layer) as recorders:
+    of_heads: dict[str, list[dict[str, Tensor]]] = {name: [] for name in models}
+    with recording(models) as recorders:
         for batch in tqdm(loader, "evaluate", unit="batch", disable=None, leave=False):
             images, labels = normalise(batch["image"].to(device), card), batch["label"].to(device)
             regions = {region: batch[region].to(device) for region in REGIONS}
             for name, model in models.items():
                 with autocast(precision, device):
                     logits = model(images)
-                row = recorders[name].stacked()[0]
-                attention = attention_map(row, layouts[name].prefix, heads, layouts[name].grid)
-                each = row.softmax(-1)[..., layouts[name].prefix :]
+                rows = recorders[name].stacked()
+                row, layout = rows[layer], layouts[name]
+                of_heads[name].append(per_head(rows, recorders[SOURCE].stacked(), layout.grid, regions))
+                attention = attention_map(row, layout.prefix, heads, layout.grid)
+                each = row.softmax(-1)[..., layout.prefix :]
                 columns = {} if name == SOURCE else per_image(logits, labels)
                 for region, mask in regions.items():
-                    measures = localised(
-                        attention, each.view(*row.shape[:2], *layouts[name].grid), mask, keep
-                    )
+                    measures = localised(attention, each.view(*row.shape[:2], *layout.grid), mask, keep)
                     columns |= {f"{measure}_{region}": values for measure, values in measures.items()}
                 parts[name].append(pd.DataFrame(columns))
-    return {name: pd.concat(rows, ignore_index=True) for name, rows in parts.items()}
+    return {
+        name: Seen(pd.concat(frames, ignore_index=True), head_table(of_heads[name]))
+        for name, frames in parts.items()
+    }
 
 
 def localised(

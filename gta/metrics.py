@@ -10,6 +10,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 VOID = 255
+"""A pixel of which nothing is known; 1 is the object, 0 is not."""
 
 
 def per_image(logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]) -> dict[str, np.ndarray]:
@@ -62,6 +63,16 @@ def attention_map(
     return (merged / merged.sum(-1, keepdim=True)).view(-1, *grid)
 
 
+def in_patches(
+    region: UInt8[Tensor, "batch height width"], grid: tuple[int, int]
+) -> tuple[Float[Tensor, "batch rows columns"], Float[Tensor, "batch rows columns"]]:
+    """The share of each patch that the object covers, and the share of which anything is known."""
+    return (
+        F.adaptive_avg_pool2d((region == 1).float(), grid),
+        F.adaptive_avg_pool2d((region != VOID).float(), grid),
+    )
+
+
 def on_object(
     attention: Float[Tensor, "batch rows columns"], region: UInt8[Tensor, "batch height width"]
 ) -> dict[str, np.ndarray]:
@@ -73,8 +84,7 @@ def on_object(
     most attention is on the object. NaN where the view shows no object or nothing else is known.
     """
     rows, columns = attention.shape[1:]
-    seen = F.adaptive_avg_pool2d((region == 1).float(), (rows, columns))
-    known = F.adaptive_avg_pool2d((region != VOID).float(), (rows, columns))
+    seen, known = in_patches(region, (rows, columns))
     usable = seen.sum((1, 2)) > 0
     mass = (attention * seen).sum((1, 2)) / (attention * known).sum((1, 2))
     share = seen.sum((1, 2)) / known.sum((1, 2))

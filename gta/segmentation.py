@@ -16,8 +16,7 @@ from jaxtyping import Bool, Float, UInt8
 from scipy import ndimage
 from torch import Tensor
 
-VOID = 255
-"""A pixel of which nothing is known; 1 is the object, 0 is not."""
+from gta.metrics import VOID
 
 
 def kept(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from gta.atomic import atomic_folder
 from gta.batches import REGIONS, CentreImages, centre_loader
 from gta.datasets.index import read_index
 from gta.errors import run
-from gta.localisation import SOURCE, look, maps
+from gta.localisation import SOURCE, Seen, look, maps
 from gta.methods import parse_method
 from gta.metrics import accuracy_measures
 from gta.params.evaluate import LOCALISATION, Evaluate
@@ -43,8 +44,8 @@ def main() -> None:
     lists = {split: read_index(getattr(arguments, split)) for split in ("train", "val", "test")}
     loaded = {str(seed): models.load(arguments.weights / f"seed{seed}.safetensors") for seed in grid.seeds}
     card = next(iter(loaded.values()))[1]
-    networks = {seed: model.to(device) for seed, (model, _) in loaded.items()}
-    networks[SOURCE] = models.load(arguments.source)[0].to(device)
+    networks = {SOURCE: models.load(arguments.source)[0].to(device)}
+    networks |= {seed: model.to(device) for seed, (model, _) in loaded.items()}
     cell = {
         "dataset": arguments.dataset,
         "fraction": arguments.fraction,
@@ -66,14 +67,15 @@ def main() -> None:
         if split == "val":
             heads = best_heads(seen)
         for seed in grid.seeds:
-            measured = accuracy_measures(seen[str(seed)], settings.ece_bins)
+            measured = accuracy_measures(seen[str(seed)].images, settings.ece_bins)
             row = {**cell, "seed": seed, "split": split, "images": len(lists[split]), **measured}
             for name, suffix in ((str(seed), ""), (SOURCE, "_source")):
-                row |= localisation(seen[name], {r: heads.get((name, r)) for r in REGIONS}, suffix)
+                row |= localisation(seen[name].images, {r: heads.get((name, r)) for r in REGIONS}, suffix)
             rows.append(row)
             names = {"seed": seed, "split": split, "image": lists[split]["image"]}
-            own = seen[str(seed)].filter(regex="^(?!jaccard_head)")
+            own = seen[str(seed)].images.filter(regex="^(?!jaccard_head)")
             predictions.append(own.assign(**names))
+    of_test = {name: of.heads for name, of in seen.items()}  # the last split's
     shown = pictured(lists["test"], settings.pictures)
     views = CentreImages(arguments.data, shown, card.image_size, card.crop, with_objects=True)
     with atomic_folder(arguments.output) as folder:
@@ -87,6 +89,10 @@ def main() -> None:
             np.savez_compressed(folder / "views.npz", **known)
         write(pd.DataFrame(rows), folder / "seeds.csv")
         write(pd.concat(predictions), folder / "predictions.csv")
+        write(pd.concat(of_test, names=["model"]).reset_index("model"), folder / "layers.csv")
+        write(class_names(lists["train"], lists["test"]), folder / "classes.csv")
+        # handed on, so that what is shown of a cell needs none of its weights
+        shutil.copyfile(arguments.weights / "history.csv", folder / "history.csv")
 
 
 def pictured(test: pd.DataFrame, count: int) -> pd.DataFrame:
@@ -96,11 +102,16 @@ def pictured(test: pd.DataFrame, count: int) -> pd.DataFrame:
     return pd.concat([first, shuffled.drop(first.index)]).head(count).sort_index()
 
 
-def best_heads(seen: dict[str, pd.DataFrame]) -> dict[tuple[str, str], int]:
+def class_names(*lists: pd.DataFrame) -> pd.DataFrame:
+    """Every label and its class, in order of label."""
+    return pd.concat(lists)[["label", "class"]].drop_duplicates("label").sort_values("label")
+
+
+def best_heads(seen: dict[str, Seen]) -> dict[tuple[str, str], int]:
     """(model, region) -> the head that segments these images best on average; none without such regions."""
     found = {}
     for name, region in product(seen, REGIONS):
-        means = seen[name].filter(regex=rf"^jaccard_head\d+_{region}$").mean()
+        means = seen[name].images.filter(regex=rf"^jaccard_head\d+_{region}$").mean()
         if means.notna().any():
             found[name, region] = int(np.nanargmax(means))
     return found

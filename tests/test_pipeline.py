@@ -42,7 +42,8 @@ def test_it_writes_exactly_these_files(repository: Repository) -> None:
     assert repository.files("results") == RESULTS
     seeds = ["history.csv", "seed0.safetensors", "seed1.safetensors"]
     assert repository.files("runs/finetune") == sorted(f"{cell}/{name}" for cell in CELLS for name in seeds)
-    measured = ["maps.npz", "predictions.csv", "seeds.csv", "views.npz"]
+    measured = ["classes.csv", "history.csv", "layers.csv", "maps.npz", "predictions.csv", "seeds.csv"]
+    measured.append("views.npz")
     assert repository.files("runs/evaluate") == sorted(
         f"{cell}/{name}" for cell in CELLS for name in measured
     )

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from gta.localisation import localised
+from gta.localisation import Seen, localised
 from gta.params.evaluate import LOCALISATION
 from gta.segmentation import box_iou, jaccard, kept
 from stages.evaluate import best_heads, localisation
@@ -97,7 +97,7 @@ def test_what_is_measured_of_an_image() -> None:
 def test_the_head_is_chosen_on_other_images_and_counts_where_it_is_not_the_best() -> None:
     val = pd.DataFrame({"jaccard_head0_mask": [0.2, np.nan], "jaccard_head1_mask": [0.9, np.nan]})
     val = val.assign(jaccard_head0_box=np.nan, jaccard_head1_box=np.nan)
-    heads = best_heads({"0": val})
+    heads = best_heads({"0": Seen(val, pd.DataFrame())})
     assert heads == {("0", "mask"): 1}
     test = {f"{name}_{region}": [0.5] for name in (*LOCALISATION, "share") for region in ("mask", "box")}
     test |= {"jaccard_head0_mask": [0.8], "jaccard_head1_mask": [0.3]}

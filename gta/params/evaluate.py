@@ -11,6 +11,9 @@ from gta.params.section import Section
 LOCALISATION = ("mass", "hit", "iou", "corloc", "jaccard", "jaccard_best", "jaccard_chosen")
 """How much the attention looks at an object, each in [0, 1]; see `gta.localisation.localised`."""
 
+PER_HEAD = ("entropy", "distance", "kl", "mass_mask", "mass_box")
+"""Of the [CLS] attention of one head of one block; see `gta.heads.per_head`."""
+
 
 class Evaluate(Section):
     """Accuracy, calibration, and how much the attention looks at the object."""
