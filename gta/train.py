@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,7 @@ from gta.attention import LogitRecorder, layout_of, record_logits
 from gta.batches import Epochs
 from gta.errors import InputError
 from gta.guidance import beside
+from gta.meter import Cost, restart, spent
 from gta.methods import Method
 from gta.mixing import Mixed, mix, mixed_targets, transmix_share
 from gta.models import Card, normalise
@@ -72,16 +73,25 @@ class Run:
         return self.epochs * len(self.loader)
 
 
-def train(run: Run, checkpoint: Path) -> pd.DataFrame:
-    """Trains `run.model` in place and returns its history, a row an epoch.
+class Trained(NamedTuple):
+    """What training gave beside the weights."""
+
+    history: pd.DataFrame
+    """A row an epoch."""
+    cost: Cost
+
+
+def train(run: Run, checkpoint: Path) -> Trained:
+    """Trains `run.model` in place.
 
     An epoch's randomness is a function of (seed, epoch) alone, so that a run which was killed and goes on
     from `checkpoint` ends with the same bits as one that was not.
     Raises InputError where a loss is not finite, with epoch, step and components.
     """
     optimizer = build_optimizer(run.model, run.penalties, run.settings)
-    history = _resume(run, optimizer, checkpoint)
-    saved = time.monotonic()
+    restart(run.device)
+    history, before = _resume(run, optimizer, checkpoint)
+    started = saved = time.monotonic()
     with ExitStack() as contexts:
         attention = _attach(run, contexts)
         done = len(history) * len(run.loader)
@@ -93,9 +103,10 @@ def train(run: Run, checkpoint: Path) -> pd.DataFrame:
             history.append({"seed": run.seed, "epoch": epoch + 1, **row})
             log.info(" ".join(f"{key} {_short(value)}" for key, value in history[-1].items()))
             if epoch + 1 == run.epochs or time.monotonic() - saved >= run.settings.checkpoint_seconds:
-                _save(run, optimizer, history, checkpoint)
+                _save(run, optimizer, history, spent(before, started, run.device), checkpoint)
                 saved = time.monotonic()
-    return pd.DataFrame(history)
+        cost = spent(before, started, run.device)
+    return Trained(pd.DataFrame(history), cost)
 
 
 def _attach(run: Run, contexts: ExitStack) -> LogitRecorder | None:
@@ -224,27 +235,30 @@ def _validate(run: Run, epoch: int) -> dict[str, float]:
     return {"val_top1": measured["top1"], "val_nll": measured["nll"]}
 
 
-def _save(run: Run, optimizer: torch.optim.Optimizer, history: list[dict[str, Any]], path: Path) -> None:
+def _save(
+    run: Run, optimizer: torch.optim.Optimizer, history: list[dict[str, Any]], cost: Cost, path: Path
+) -> None:
     state = {
         "model": run.model.state_dict(),
         "penalties": run.penalties.state_dict(),
         "optimizer": optimizer.state_dict(),
         "history": history,
+        "cost": tuple(cost),
     }
     with atomic_file(path) as partial:
         torch.save(state, partial)
 
 
-def _resume(run: Run, optimizer: torch.optim.Optimizer, path: Path) -> list[dict[str, Any]]:
+def _resume(run: Run, optimizer: torch.optim.Optimizer, path: Path) -> tuple[list[dict[str, Any]], Cost]:
     if not path.exists():
-        return []
+        return [], Cost(0.0, 0)
     state = torch.load(path, map_location=run.device, weights_only=True)
     run.model.load_state_dict(state["model"])
     run.penalties.load_state_dict(state["penalties"])
     optimizer.load_state_dict(state["optimizer"])
     history: list[dict[str, Any]] = state["history"]
     log.info(f"seed {run.seed}: goes on after epoch {len(history)} of {run.epochs}")
-    return history
+    return history, Cost(*state["cost"])
 
 
 def _mix(seed: int, epoch: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from gta.cell import fingerprint, keep_only, link
 from gta.datasets.index import read_index
 from gta.errors import InputError, run
 from gta.measure import predict
+from gta.meter import memory_of
 from gta.methods import MIXINGS, PENALTIES, SCOPES, Method, parse_method
 from gta.metrics import accuracy_measures
 from gta.models import normalise
@@ -105,7 +107,7 @@ def main() -> None:
 
 
 def train_seed(cell: Cell, seed: int, state: Path) -> None:
-    """Trains one seed; leaves weights.safetensors and history.csv, the latter last, in `state`."""
+    """Trains one seed; leaves weights.safetensors, cost.json and history.csv, the latter last, in `state`."""
     settings = cell.settings
     num_classes = int(cell.train["label"].max()) + 1
     source, card = models.load(cell.source)
@@ -157,12 +159,19 @@ def train_seed(cell: Cell, seed: int, state: Path) -> None:
         validate=validate if len(cell.val) else None,
     )
     checkpoint = state / "checkpoint.pt"
-    history = train(trainee, checkpoint)
+    trained = train(trainee, checkpoint)
     if cell.method.scope == "lora":
         merge(model)
     models.write_weights(state / "weights.safetensors", model.state_dict(), card)
+    cost = trained.cost._asdict() | {
+        "images": trainee.epochs * len(cell.train),
+        "memory_of": memory_of(cell.device),
+        "device": described(cell.device),
+    }
+    with atomic_file(state / "cost.json") as partial:
+        partial.write_text(json.dumps(cost, indent=2) + "\n")
     with atomic_file(state / "history.csv") as partial:
-        history.to_csv(partial, index=False, lineterminator="\n")
+        trained.history.to_csv(partial, index=False, lineterminator="\n")
     checkpoint.unlink()
 
 

@@ -67,7 +67,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(
     with pytest.raises(StopIteration):
         train(run, tmp_path / "killed.pt")
     resumed = training(tmp_path, method, seed=0)
-    history = train(resumed, tmp_path / "killed.pt")
+    history = train(resumed, tmp_path / "killed.pt").history
     assert same(whole, weights(resumed))
     assert history["epoch"].tolist() == [1, 2, 3]
 
@@ -76,13 +76,13 @@ def test_gta_keeps_the_attention_nearer_to_the_source(tmp_path: Path) -> None:
     distances = []
     for weight in (1e-6, 1.0):
         run = training(tmp_path, f"gta-{weight}", epochs=8, drop_path=0.0)
-        distances.append(train(run, tmp_path / f"{weight}.pt")["gta"].iloc[-1])
+        distances.append(train(run, tmp_path / f"{weight}.pt").history["gta"].iloc[-1])
     assert distances[1] < distances[0] / 2
 
 
 def test_the_loss_falls_and_the_history_adds_up(tmp_path: Path) -> None:
     run = training(tmp_path, "gta-0.5", epochs=12, drop_path=0.0, label_smoothing=0.0)
-    history = train(run, tmp_path / "c.pt")
+    history = train(run, tmp_path / "c.pt").history
     assert history["cross_entropy"].iloc[-1] < history["cross_entropy"].iloc[0] / 2
     torch.testing.assert_close(
         torch.tensor(history["loss"]), torch.tensor(history["cross_entropy"] + 0.5 * history["gta"])
@@ -107,7 +107,7 @@ def test_a_loss_that_is_not_finite_stops_with_epoch_step_and_components(tmp_path
 def test_validation_rows(tmp_path: Path) -> None:
     run = training(tmp_path, epochs=5, validate_every=2)
     run.validate = lambda model: {"top1": float(model.training), "nll": 1.0}
-    history = train(run, tmp_path / "c.pt")
+    history = train(run, tmp_path / "c.pt").history
     assert history["val_top1"].isna().tolist() == [True, False, True, False, False]
     assert history["val_top1"].dropna().tolist() == [0, 0, 0]
 
