@@ -1,4 +1,5 @@
 # make repro             the pipeline of params.yaml, from nothing to results/
+# make report            runs/report/report.html: what there is of an unfinished grid, and what is missing
 # make test              every test
 # make remote URL=...    share the cache: a folder, s3://... or ssh://... (docs/sharing.md)
 # make check-cache       rehash the cache and the remotes, and repair them from each other
@@ -9,11 +10,15 @@ VENV := .venv
 PYTHON ?= python3
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test remote check-cache lint lock env
+.PHONY: repro report test remote check-cache lint lock env
 
 repro: env
 	python -m gta.params.check
 	dvc repro
+
+report: env
+	python -m stages.aggregate --partial --runs runs/evaluate --segments runs/segment --state runs/state \
+	  --output runs/report
 
 test: env
 	python -m pytest --numprocesses auto --dist loadfile

@@ -1,56 +1,26 @@
 """Figures of a finished grid: methods against the baseline, accuracy against data and GTA's weight.
 
-Colours are Okabe and Ito's, safe for the colour-blind; dashes and markers differ too, for print. Bands are
-mean ± sample standard deviation over seeds. The same tables give the same bytes.
+Bands are mean ± sample standard deviation over seeds.
 """
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import cycle
 from typing import Any, Literal
 
-import matplotlib.style
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from gta.drawing import BASELINE, GTA, SOURCE, Draw, legend_of, level, line, render, styled, ticks
+from gta.methods import parse_method
 from gta.params.aggregate import Aggregate
 from gta.tables import SURE
 
-Draw = Callable[[Axes], None]
-"""Draws one panel."""
-
-METADATA: dict[str, dict[str, None]] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
-"""Format -> what it must not contain, as it differs between runs or versions."""
-RC: dict[str, Any] = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "legend.fontsize": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "axes.grid": True,
-    "grid.linewidth": 0.4,
-    "grid.color": "0.9",
-    "axes.axisbelow": True,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 4,
-    "legend.handlelength": 3,
-    "legend.frameon": False,
-    "svg.hashsalt": "gta",
-}
-BASELINE: dict[str, Any] = {"color": "#D55E00", "linestyle": "--"}
-SOURCE: dict[str, Any] = {"color": "#009E73", "linestyle": ":", "linewidth": 1.6}
-GTA: dict[str, Any] = {"color": "#0072B2", "marker": "o"}
 RING: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 8, "mfc": "none", "mec": "black"}
 OTHERS: list[dict[str, Any]] = [
     {"color": color, "linestyle": "-.", "marker": marker}
@@ -62,10 +32,6 @@ FOUND: dict[str, Any] = {"color": "#0072B2", "linestyle": "", "marker": "o"}
 NOT_FOUND = {**FOUND, "mfc": "white"}
 MOST_LINES = 8
 """Methods that a panel of lines can show."""
-BAND: dict[str, Any] = {"alpha": 0.18, "linewidth": 0}
-
-styled = matplotlib.style.context(["default", RC])
-"""Decorates what makes artists: they take their settings from here, never from the user's matplotlibrc."""
 
 
 @styled
@@ -85,21 +51,21 @@ def draw_accuracy(accuracy: pd.DataFrame, seeds: pd.DataFrame, settings: Aggrega
 
     def panel(axes: Axes, rows: pd.DataFrame, dots: pd.DataFrame) -> None:
         for name, style in styles.items():
-            line = rows[rows["method"] == name].sort_values("fraction")
-            _line(axes, line["fraction"], line["top1"], line["top1_std"], style)
+            points = rows[rows["method"] == name].sort_values("fraction")
+            line(axes, points["fraction"], 100 * points["top1"], 100 * points["top1_std"], style)
             spots = dots[dots["method"] == name]
             axes.plot(spots["fraction"], 100 * spots["top1"], **{**DOTS, "color": style["color"]})
-        _ticks(axes, {float(fraction): str(fraction) for fraction in rows["fraction"]})
+        ticks(axes, {float(fraction): str(fraction) for fraction in rows["fraction"]})
 
     def draw(name: str) -> Draw:
         of = (accuracy[accuracy["dataset"] == name], seeds[seeds["dataset"] == name])
         return lambda axes: panel(axes, *of)
 
     panels = {name: draw(name) for name in accuracy["dataset"].unique()}
-    legend = _legend(styles, accuracy["seeds"])
+    legend = legend_of(styles, accuracy["seeds"])
     labels = ("training images used (% of each class)", "test top-1 accuracy (%)")
     columns = math.ceil(len(panels) / math.ceil(len(panels) / 3))
-    return _render(panels, columns, "none", labels, legend, settings)
+    return render(panels, columns, "none", labels, legend, settings)
 
 
 @styled
@@ -135,7 +101,7 @@ def draw_comparison(table: pd.DataFrame, settings: Aggregate) -> dict[str, bytes
     labels = ("test accuracy over the baseline (points)", "")
     columns, nothing = min(rows["fraction"].nunique(), 2), "the grid has no method but the baseline"
     height = 0.16 * len(methods) + 0.6
-    return _render(
+    return render(
         panels, columns, "row", labels, legend, settings.model_copy(update={"height": height}), nothing
     )
 
@@ -157,19 +123,57 @@ def draw_attention(table: pd.DataFrame, settings: Aggregate) -> dict[str, bytes]
 
 
 @styled
+def draw_kept(table: pd.DataFrame, settings: Aggregate) -> dict[str, bytes]:
+    """Accuracy against how much of the source's attention on the object is kept, a panel a data set and
+    fraction, a dot a method with its bars of ± std; numbers are GTA's weights.
+
+    table: of `tables.kept`.
+    """
+    families = {name: parse_method(name).family for name in table["method"].unique()}
+    others = [family for family in families.values() if family not in ("baseline", "GTA")]
+    styles = dict(zip(dict.fromkeys(others), cycle(OTHERS), strict=False))
+    styles = {"baseline": {**BASELINE, "marker": "s"}, "GTA": GTA, **styles}
+    styles = {name: {**style, "linestyle": ""} for name, style in styles.items()}
+
+    def panel(axes: Axes, rows: pd.DataFrame) -> None:
+        axes.axvline(100, **SOURCE)
+        for row in rows.to_dict("records"):
+            place = (100 * row["kept"], 100 * row["top1"])
+            xerr, yerr = (
+                None if math.isnan(row[name]) else 100 * row[name] for name in ("kept_std", "top1_std")
+            )
+            style = styles[families[row["method"]]]
+            axes.errorbar(*place, xerr=xerr, yerr=yerr, elinewidth=0.6, **style)
+            if not math.isnan(row["weight"]):
+                axes.annotate(f"{row['weight']:g}", place, (3, 3), textcoords="offset points", fontsize=6)
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+
+    def draw(rows: pd.DataFrame) -> Draw:
+        return lambda axes: panel(axes, rows)
+
+    cells = table.groupby(["dataset", "fraction", "region"], sort=False)
+    panels = {f"{name} ({region}), {part} %": draw(rows) for (name, part, region), rows in cells}
+    lines = {name: style for name, style in styles.items() if name in families.values()}
+    lines |= {"as the frozen source": SOURCE} if panels else {}
+    legend: dict[str, Artist] = {name: Line2D([], [], **style) for name, style in lines.items()}
+    labels = ("attention on the object kept (% of the source's)", "test top-1 accuracy (%)")
+    return render(panels, min(table["fraction"].nunique(), 3), "none", labels, legend, settings)
+
+
+@styled
 def _against_weight(table: pd.DataFrame, measure: str, ylabel: str, settings: Aggregate) -> dict[str, bytes]:
     def panel(axes: Axes, rows: pd.DataFrame) -> None:
         first = rows.iloc[0]
-        _level(axes, first[f"baseline_{measure}"], first[f"baseline_{measure}_std"], BASELINE)
+        level(axes, 100 * first[f"baseline_{measure}"], 100 * first[f"baseline_{measure}_std"], BASELINE)
         if measure == "mass":
-            _level(axes, first["mass_source"], math.nan, SOURCE)
+            level(axes, 100 * first["mass_source"], math.nan, SOURCE)
         rows = rows[rows["weight"].notna()]
         spots = _spots(rows["weight"])
         places = rows["weight"].map(spots)
-        _line(axes, places, rows[measure], rows[f"{measure}_std"], GTA)
+        line(axes, places, 100 * rows[measure], 100 * rows[f"{measure}_std"], GTA)
         ring = rows["chosen"].astype(bool)
         axes.plot(places[ring], 100 * rows.loc[ring, measure], **RING)
-        _ticks(axes, {spot: f"{weight:g}" for weight, spot in spots.items()})
+        ticks(axes, {spot: f"{weight:g}" for weight, spot in spots.items()})
 
     def draw(rows: pd.DataFrame) -> Draw:
         return lambda axes: panel(axes, rows)
@@ -185,73 +189,9 @@ def _against_weight(table: pd.DataFrame, measure: str, ylabel: str, settings: Ag
         lines |= {"frozen source": SOURCE}
     labels = ("GTA's weight λ", ylabel)
     sharey: Literal["row", "none"] = "row" if measure == "mass" else "none"
-    return _render(
-        panels, table["fraction"].nunique(), sharey, labels, _legend(lines, table["seeds"]), settings
+    return render(
+        panels, table["fraction"].nunique(), sharey, labels, legend_of(lines, table["seeds"]), settings
     )
-
-
-def _render(
-    panels: dict[str, Draw],
-    columns: int,
-    sharey: Literal["row", "none"],
-    labels: tuple[str, str],
-    legend: dict[str, Artist],
-    settings: Aggregate,
-    nothing: str = "no data set of the grid knows where its objects are",
-) -> dict[str, bytes]:
-    """Format -> file. `panels`: title -> what draws it, row by row; `labels`: of x and of y."""
-    columns = max(columns, 1)
-    rows = max(math.ceil(len(panels) / columns), 1)
-    width = settings.width * {1: 1 / 2, 2: 2 / 3}.get(columns, 1)
-    entries = [0.58 + 0.06 * len(name) for name in legend]  # about as many inches
-    across = len(entries) if sum(entries) < width - 0.1 else max(int(width / max(entries)), 1)
-    height = rows * settings.height + 0.2 * math.ceil(len(legend) / max(across, 1)) + 0.4
-    figure = Figure(figsize=(width, height), dpi=settings.dpi, layout="constrained")
-    grid = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
-    for axes, (title, draw) in zip(grid, panels.items(), strict=False):
-        axes.set_title(title)
-        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-        draw(axes)
-    for axes in grid[len(panels) :]:
-        axes.set_axis_off()
-    if not panels:
-        figure.text(0.5, 0.5, nothing, ha="center")
-    figure.supxlabel(labels[0], fontsize=8)
-    figure.supylabel(labels[1], fontsize=8)
-    figure.legend(legend.values(), legend.keys(), loc="outside upper center", ncols=max(across, 1))
-    figure.draw_without_rendering()  # after it, places and sizes are known
-    for axes in grid:
-        _thin_out(axes, 0.05 * settings.dpi)
-    return {name: save(figure, name) for name in METADATA}
-
-
-def save(figure: Figure, name: str) -> bytes:
-    """The figure as a file of the format `name`: the same figure gives the same bytes."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=name, metadata=METADATA[name])
-    return buffer.getvalue()
-
-
-def _line(axes: Axes, x: pd.Series, mean: pd.Series, std: pd.Series, style: dict[str, Any]) -> None:
-    axes.plot(x, 100 * mean, **style)
-    axes.fill_between(x, 100 * (mean - std), 100 * (mean + std), color=style["color"], **BAND)
-
-
-def _level(axes: Axes, mean: float, std: float, style: dict[str, Any]) -> None:
-    """A line across the panel. Nothing where there is no mean."""
-    if not math.isnan(mean):
-        axes.axhline(100 * mean, **style)
-    if not math.isnan(std):
-        axes.axhspan(100 * (mean - std), 100 * (mean + std), color=style["color"], **BAND)
-
-
-def _legend(lines: dict[str, dict[str, Any]], seeds: pd.Series) -> dict[str, Artist]:
-    """What the lines are, and the bands where there is more than one seed."""
-    legend: dict[str, Artist] = {name: Line2D([], [], **style) for name, style in lines.items()}
-    counts = sorted({int(count) for count in seeds} - {1})
-    if counts:
-        legend[f"± std, {' or '.join(map(str, counts))} seeds"] = Patch(color="black", **BAND)
-    return legend
 
 
 def _spots(weights: Iterable[float]) -> dict[float, float]:
@@ -260,20 +200,3 @@ def _spots(weights: Iterable[float]) -> dict[float, float]:
     low, high = min(spots.values(), default=0), max(spots.values(), default=0)
     step = (high - low) / max(len(spots) - 1, 1) or 1
     return {weight: spots.get(weight, low - step) for weight in weights}
-
-
-def _ticks(axes: Axes, labels: dict[float, str]) -> None:
-    """A labelled tick at every place, and nowhere else."""
-    low, high = min(labels, default=0), max(labels, default=0)
-    margin = 0.08 * (high - low) or 1
-    axes.set_xlim(low - margin, high + margin)
-    axes.set_xticks(sorted(labels), [labels[place] for place in sorted(labels)])
-
-
-def _thin_out(axes: Axes, gap: float) -> None:
-    """Hides labels of x that would come nearer than `gap` pixels to the last one."""
-    free = -math.inf
-    for label in axes.get_xticklabels():
-        box = label.get_window_extent()
-        label.set_visible(box.x0 >= free)
-        free = box.x1 + gap if label.get_visible() else free

@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gta.figures import save, styled
+from gta.choice import Cell
+from gta.drawing import save, styled
 from gta.params.aggregate import Aggregate
 
 
-class Cell(NamedTuple):
-    """A trained model of the grid."""
-
-    title: str
-    fraction: int
-    method: str
-
-
 @styled
-def draw_pictures(
-    runs: Path, dataset: str, cells: list[Cell], seed: int, settings: Aggregate
-) -> dict[str, bytes]:
+def draw_pictures(runs: Path, cells: list[Cell], seed: int, settings: Aggregate) -> dict[str, bytes]:
     """Format -> file: the images that `evaluate` has kept, the source's attention, and that of each cell's
     `seed`; the object is outlined where it is known. Nothing where no images were kept.
 
     Each map is shown from 0 to its own largest value.
     """
-    places = [runs / dataset / str(cell.fraction) / cell.method for cell in cells]
+    places = [cell.folder(runs) for cell in cells]
     if not places or not (places[0] / "views.npz").exists():
         return {}
     with np.load(places[0] / "views.npz") as stored:

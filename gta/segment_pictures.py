@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from gta.figures import save, styled
+from gta.choice import Cell
+from gta.drawing import save, styled
 from gta.params.aggregate import Aggregate
-from gta.pictures import Cell
 from gta.protocols import ALL_VOID
 from gta.segment_tables import FROZEN
 

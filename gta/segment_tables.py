@@ -9,11 +9,12 @@ from typing import Any
 import pandas as pd
 from pandas.errors import EmptyDataError, ParserError
 
+from gta.choice import Choices
 from gta.errors import InputError
 from gta.methods import BASELINE
 from gta.params.grid import Grid
 from gta.protocols import PROTOCOLS
-from gta.tables import KEYS, Choice
+from gta.tables import KEYS
 from gta.texts import markdown, percent, weights
 
 FROZEN = "frozen-source"
@@ -33,31 +34,30 @@ NO_SETS = "No set of images is segmented: `segment.on` is empty."
 
 
 def read_segments(
-    folder: Path, on: list[str], grid: Grid, choices: dict[tuple[str, int, str], Choice]
-) -> pd.DataFrame:
-    """A row a set x reported model, the source's first, with the columns COLUMNS; scores in [0, 1].
+    folder: Path, on: list[str], grid: Grid, choices: Choices, partial: bool = False
+) -> tuple[pd.DataFrame, list[str]]:
+    """A row a set x reported model, the source's first, with the columns COLUMNS, scores in [0, 1]; and the
+    folders of those that are missing, where `partial` allows it.
 
     method: `source`, `baseline` or the family; name: its name in the grid. Raises InputError naming the file
     where a cell is missing or damaged, or has other models than the grid's seeds.
     """
-    reported = [
-        (dataset, fraction, label, name)
-        for dataset, fraction in product(grid.datasets, grid.fractions)
-        for label, name in reported_methods(dataset, fraction, grid, choices).items()
-    ]
-    rows = []
+    seeds = [str(seed) for seed in grid.seeds]
+    wanted: list[tuple[Path, dict[str, Any], list[str]]] = []
     for objects in on:
-        rows.append({"on": objects, "method": "source"} | _measured(folder / objects / FROZEN, ["source"]))
-        for dataset, fraction, label, name in reported:
-            place = folder / objects / dataset / str(fraction) / name
-            cell = {"dataset": dataset, "fraction": fraction, "method": label, "name": name}
-            rows.append({"on": objects} | cell | _measured(place, [str(seed) for seed in grid.seeds]))
-    return pd.DataFrame(rows, columns=COLUMNS).astype({"fraction": "Int64"})
+        wanted.append((folder / objects / FROZEN, {"on": objects, "method": "source"}, ["source"]))
+        for dataset, fraction in product(grid.datasets, grid.fractions):
+            for label, name in reported_methods(dataset, fraction, grid, choices).items():
+                cell = {"dataset": dataset, "fraction": fraction, "method": label, "name": name}
+                place = folder / objects / dataset / str(fraction) / name
+                wanted.append((place, {"on": objects} | cell, seeds))
+    missing = [place for place, _, _ in wanted if partial and not (place / "summary.csv").exists()]
+    rows = [row | _measured(place, models) for place, row, models in wanted if place not in missing]
+    table = pd.DataFrame(rows, columns=COLUMNS).astype({"fraction": "Int64"})
+    return table, [str(place) for place in missing]
 
 
-def reported_methods(
-    dataset: str, fraction: int, grid: Grid, choices: dict[tuple[str, int, str], Choice]
-) -> dict[str, str]:
+def reported_methods(dataset: str, fraction: int, grid: Grid, choices: Choices) -> dict[str, str]:
     """Label -> name in the grid: the baseline, where it is there, and what was chosen of each family."""
     plain = {BASELINE: BASELINE} if BASELINE in grid.methods else {}
     chosen = {key[2]: choice.method for key, choice in choices.items() if key[:2] == (dataset, fraction)}

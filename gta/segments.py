@@ -25,12 +25,12 @@ from tqdm import tqdm
 
 from gta.attention import Layout, LogitRecorder, layout_of, record_logits
 from gta.errors import InputError
-from gta.metrics import attention_map
+from gta.metrics import VOID, attention_map
 from gta.models import Card, normalise
 from gta.params.segment import Segment
 from gta.precision import autocast
 from gta.protocols import ALL_VOID, NO_OBJECT
-from gta.segmentation import VOID, jaccard, kept
+from gta.segmentation import jaccard, kept
 from gta.views import read_rgb
 
 

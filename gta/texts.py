@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from typing import Any
 
 import pandas as pd
@@ -28,6 +29,33 @@ intersection over union of 0.5 or more with the object's. Jaccard: mean over ima
 index with the object; of the heads together, of the head that is the best on each very image (DINO's
 protocol), and of one head that was chosen on the validation images.
 """
+LAYERS = """\
+The [CLS] token's attention in every block, means over the test images. Entropy: of the attention to
+patches, 0 where a head looks at one patch alone, the logarithm of their number where it looks everywhere
+alike. Distance: GTA's, between the model's attention logits and the frozen source's. Mass: the share of the
+attention to patches that lies on the object.
+"""
+CURVES = """\
+Means over seeds, bands ± one standard deviation. The penalty is shown before its weight. Accuracy is
+measured on the augmented training images as they are trained on, and on the validation images where
+`finetune.validate_every` asks for it.
+"""
+RELIABILITY = """\
+Test images of all seeds together, in bins of the probability that the predicted class is given; a dot's
+area is its bin's share of the images. Below the line a model is more sure than it is right. Calibration
+error: the mean distance to the line over images, in per cent, by seed.
+"""
+CONFUSION = """\
+Test images of all seeds together: per cent of a class's images, on the diagonal those that were named
+rightly; shades go with the square root, so that rare confusions show. The tables list the most frequent
+ones.
+"""
+COST = """\
+Training alone, as this machine ran it, means ± standard deviations over seeds; other work on the machine
+counts. Images/s: training images seen over seconds, validation within training included. Peak memory: on a
+GPU of all tensors; on a CPU of the process, in which seeds are trained one after another. `–`: trained
+elsewhere, or the state is gone. These numbers differ from run to run and are no output of the pipeline.
+"""
 NO_OBJECTS = "No data set of the grid knows where its objects are."
 
 
@@ -42,7 +70,7 @@ def accuracy_rows(table: pd.DataFrame, decimals: int) -> list[dict[str, str]]:
         {
             "data set": row["dataset"],
             "training images": f"{row['train_images']} ({row['fraction']} %)",
-            "seeds": row["seeds"],
+            "seeds": _seeds(row),
             "baseline": percent(row["baseline_top1"], row["baseline_top1_std"], decimals),
             "method": row["method"] if pd.notna(row["method"]) else "–",
             "λ": weights(row["name"]),
@@ -50,6 +78,31 @@ def accuracy_rows(table: pd.DataFrame, decimals: int) -> list[dict[str, str]]:
             "difference": percent(row["difference"], row["difference_std"], decimals, "+"),
             "p": f"{row['p_adjusted']:.2g}" if pd.notna(row["p_adjusted"]) else "–",
             "λ chosen by": row["protocol"] if pd.notna(row["protocol"]) else "–",
+        }
+        for row in table.to_dict("records")
+    ]
+
+
+def _seeds(row: dict[Hashable, Any]) -> str:
+    """How many; in an unfinished grid also the baseline's, and the pairs behind the difference."""
+    own, plain, pairs = (row["seeds"], row["baseline_seeds"], row["pairs"])
+    if pd.isna(own) or pd.isna(plain):
+        return f"{plain if pd.isna(own) else own:.0f}"
+    same = own == plain == pairs
+    return f"{own:.0f}" if same else f"{own:.0f}, baseline {plain:.0f}, pairs {pairs:.0f}"
+
+
+def calibration_rows(table: pd.DataFrame, decimals: int) -> list[dict[str, str]]:
+    """Column -> cell, of `tables.calibration`."""
+    return [
+        {
+            "data set": row["dataset"],
+            "training images": f"{row['fraction']} %",
+            "method": row["method"],
+            "λ": weights(row["name"]),
+            "calibration error": percent(row["ece"], row["ece_std"], decimals),
+            "cross-entropy (nats)": f"{row['nll']:.2f}"
+            + ("" if math.isnan(row["nll_std"]) else f" ± {row['nll_std']:.2f}"),
         }
         for row in table.to_dict("records")
     ]

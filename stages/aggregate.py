@@ -1,213 +1,135 @@
-"""Stage `aggregate`: every cell's measurements as tables, figures, and metrics."""
+"""Stage `aggregate`: every cell's measurements as tables, figures, metrics, and one page."""
 
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
 
-import pandas as pd
-
-from gta import figures, report, segment_tables, tables, texts
+from gta import report, tables
 from gta.atomic import atomic_file, atomic_folder
-from gta.errors import run
-from gta.methods import BASELINE
+from gta.choice import choose, shown
+from gta.errors import InputError, run
+from gta.evaluated import Missing, read_cells, read_partly
 from gta.params.aggregate import Aggregate
+from gta.params.evaluate import Evaluate
 from gta.params.grid import Grid
 from gta.params.section import PARAMS, load
 from gta.params.segment import Segment
-from gta.pictures import Cell, draw_pictures
-from gta.report import Picture, Section, Table
-from gta.segment_pictures import draw_segments
+from gta.parts import FOLDERS, PARTS, Files, Study
+from gta.report import Section, Table
+from gta.segment_tables import read_segments
 
-SEGMENTED = (
-    "in orange the patches that hold segment.keep of the attention, by the head that is best on the largest "
-    "object, of one seed; objects are outlined."
-)
-SHOWN = "the [CLS] attention, the largest over heads, of one seed; the object outlined where it is known."
+PARTIAL = "partial.txt"
+"""Names what is missing, in a folder that holds a part of the grid alone."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, required=True, help="folder that `evaluate` has filled")
+    parser.add_argument("--segments", type=Path, required=True, help="folder that `segment` has filled")
     parser.add_argument(
-        "--runs", type=Path, required=True, help="folder of <dataset>/<fraction>/<method>/seeds.csv"
+        "--state", type=Path, required=True, help="folder in which `finetune` keeps what training cost"
     )
+    parser.add_argument("--output", type=Path, required=True, help="folder for tables, figures, report.html")
     parser.add_argument(
-        "--segments",
-        type=Path,
-        required=True,
-        help="folder of <on>/<dataset>/<fraction>/<method>/summary.csv",
+        "--partial", action="store_true", help="show what there is of the grid and name what is missing"
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder for tables, figures, metrics.json")
     arguments = parser.parse_args()
+    if arguments.partial:
+        check_output(arguments.output)
     settings, grid = load(Aggregate, "aggregate"), load(Grid, "grid")
-    long, parameters = tables.read_cells(arguments.runs, grid), PARAMS.read_text(encoding="utf-8")
-    pictures = attention_pictures(arguments.runs, long, grid, settings)
-    segments = segmentation(arguments.segments, load(Segment, "segment").on, long, grid, settings)
-    files = aggregate(long, grid, settings, pictures, report.provenance(Path()), parameters, segments)
-    for name, content in files.items():  # everything is made before anything is written
-        with atomic_file(arguments.output / name) as partial:
-            partial.write_bytes(content)
-    with atomic_folder(arguments.output / "pictures") as folder:
-        for name, kinds in (pictures | segments.pictures).items():
-            for kind, content in kinds.items():
-                (folder / f"{name}.{kind}").write_bytes(content)
-
-
-def attention_pictures(
-    runs: Path, long: pd.DataFrame, grid: Grid, settings: Aggregate
-) -> dict[str, dict[str, bytes]]:
-    """Data set -> format -> picture: baseline and reported GTA at the smallest and the largest fraction."""
-    choices = tables.choose(long[long["split"] == "val"], grid, settings.weight)
-    found = {}
-    for dataset in grid.datasets:
-        cells = shown_cells(dataset, grid, choices)
-        if drawn := draw_pictures(runs, dataset, cells, grid.seeds[0], settings):
-            found[dataset] = drawn
-    return found
-
-
-def shown_cells(dataset: str, grid: Grid, choices: dict[tuple[str, int, str], tables.Choice]) -> list[Cell]:
-    """Baseline and reported GTA at the smallest and the largest fraction."""
-    return [
-        Cell(title, fraction, method)
-        for fraction in dict.fromkeys((min(grid.fractions), max(grid.fractions)))
-        for title, method in segment_tables.reported_methods(dataset, fraction, grid, choices).items()
-        if title in (BASELINE, tables.GTA)
-    ]
-
-
-class Segments(NamedTuple):
-    """How well attention segments."""
-
-    table: pd.DataFrame
-    """Of `segment_tables.read_segments`."""
-    pictures: dict[str, dict[str, bytes]]
-    """`<on>-<dataset>` -> format -> picture; a name that no data set can have."""
-
-
-def segmentation(
-    folder: Path, on: list[str], long: pd.DataFrame, grid: Grid, settings: Aggregate
-) -> Segments:
-    """The sets `on`, segmented by the source and the reported models."""
-    choices = tables.choose(long[long["split"] == "val"], grid, settings.weight)
-    table = segment_tables.read_segments(folder, on, grid, choices)
-    pictures = {}
-    for objects, dataset in product(on, grid.datasets):
-        cells = shown_cells(dataset, grid, choices)
-        if drawn := draw_segments(folder / objects, dataset, cells, grid.seeds[0], settings):
-            pictures[f"{objects}-{dataset}"] = drawn
-    return Segments(table, pictures)
-
-
-def aggregate(
-    long: pd.DataFrame,
-    grid: Grid,
-    settings: Aggregate,
-    pictures: dict[str, dict[str, bytes]],
-    provenance: dict[str, str],
-    parameters: str,
-    segments: Segments,
-) -> dict[str, bytes]:
-    """All rows of the grid -> file names and contents; the last four are shown in the report."""
-    choices = tables.choose(long[long["split"] == "val"], grid, settings.weight)
-    test = long[long["split"] == "test"]
-    measured = tables.label(tables.measure(test), grid, choices)
-    compared, attention = tables.comparison(measured), tables.attention(measured)
-    accuracy, sensitivity = tables.accuracy(measured), tables.sensitivity(measured, settings.region)
-    names = measured.set_index([*tables.KEYS, "method"])["label"].rename("name")
-    dots = (
-        test.join(names, on=[*tables.KEYS, "method"])
-        .drop(columns="method")
-        .rename(columns={"name": "method"})
+    bins = load(Evaluate, "evaluate").ece_bins
+    missing: list[Missing] = []
+    if arguments.partial:
+        long, missing = read_partly(arguments.runs, grid)
+    else:
+        long = read_cells(arguments.runs, grid)
+    known = set(long[[*tables.KEYS, "method"]].itertuples(index=False, name=None))
+    cells = set(product(grid.datasets, grid.fractions, grid.methods))
+    choices = choose(long[long["split"] == "val"], grid, settings.weight, cells - known)
+    measured = tables.label(tables.measure(long[long["split"] == "test"]), grid, choices)
+    segmented, unsegmented = read_segments(
+        arguments.segments, load(Segment, "segment").on, grid, choices, arguments.partial
     )
-    drawn = {
-        "comparison": figures.draw_comparison(compared, settings),
-        "accuracy": figures.draw_accuracy(accuracy, dots, settings),
-        "sensitivity": figures.draw_sensitivity(sensitivity, settings),
-        "attention": figures.draw_attention(sensitivity, settings),
-    }
+    study = Study(
+        runs=arguments.runs,
+        state=arguments.state,
+        grid=grid,
+        settings=settings,
+        bins=bins,
+        long=long,
+        measured=measured,
+        shown=shown(long, grid, choices),
+        segments=arguments.segments,
+        segmented=segmented,
+    )
+    gaps = absent(missing, unsegmented)
+    files = aggregate(study, gaps, report.provenance(Path()), PARAMS.read_text(encoding="utf-8"))
+    if arguments.partial:
+        names = [*(seeds.named() for seeds in missing), *unsegmented]
+        print("\n".join(f"missing: {name}" for name in names) or "nothing is missing", file=sys.stderr)
+        files[PARTIAL] = "".join(f"{name}\n" for name in names).encode()
+    write(files, arguments.output)
+
+
+def check_output(folder: Path) -> None:
+    """Raises InputError where a part of the grid would be written over something else."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / PARTIAL).exists():
+        raise InputError(
+            f"{folder}: expected a new folder, or one with an earlier --partial's {PARTIAL}, found neither"
+        )
+
+
+def aggregate(study: Study, gaps: list[Section], provenance: dict[str, str], parameters: str) -> Files:
+    """File names and contents, `report.html` among them, which starts with `gaps`."""
+    parts = [part(study) for part in PARTS]
+    grid = study.grid
     page = report.render(
         "Fine-tuning with guided attention",
         f"{', '.join(grid.datasets)}; {len(grid.fractions)} fractions, {len(grid.methods)} methods, "
         f"{len(grid.seeds)} seeds",
-        [
-            *report_sections(compared, attention, drawn, pictures, settings.decimals),
-            *segment_section(segments, settings.decimals),
-        ],
+        [*gaps, *(part.section for part in parts)],
         provenance,
         parameters,
     )
-    return {
-        "report.html": page.encode(),
-        "long.csv": csv(long),
-        "table.csv": csv(compared),
-        "table.md": texts.accuracy_markdown(compared, settings.decimals).encode(),
-        "table.tex": texts.accuracy_latex(accuracy, compared, settings.decimals).encode(),
-        "attention.csv": csv(attention),
-        "attention.md": texts.attention_markdown(attention, settings.decimals).encode(),
-        "segmentation.csv": csv(segments.table),
-        "segmentation.md": segment_tables.segmentation_markdown(segments.table, settings.decimals).encode(),
-        "metrics.json": (json.dumps(tables.metrics(measured, settings.region), indent=2) + "\n").encode(),
-        "accuracy.csv": csv(accuracy),
-        "sensitivity.csv": csv(sensitivity),
-        **{f"{name}.{kind}": file for name, kinds in drawn.items() for kind, file in kinds.items()},
-    }
+    files = {name: content for part in parts for name, content in part.files.items()}
+    return {"report.html": page.encode(), **files}
 
 
-def report_sections(
-    compared: pd.DataFrame,
-    attention: pd.DataFrame,
-    drawn: dict[str, dict[str, bytes]],
-    pictures: dict[str, dict[str, bytes]],
-    decimals: int,
-) -> list[Section]:
-    """What the report shows, in its order."""
-
-    def picture(name: str, caption: str) -> Picture:
-        return Picture(drawn[name]["svg"], caption)
-
-    objects = texts.attention_rows(attention, decimals)
-    looks = [Picture(kinds["svg"], f"{dataset}: {SHOWN}") for dataset, kinds in pictures.items()]
-    if objects:
-        looks.append(picture("attention", "Attention mass on the object against GTA's weight."))
-    return [
-        Section(
-            "Test accuracy",
-            texts.ACCURACY,
-            [
-                picture("comparison", "Every method's difference to the baseline."),
-                picture("accuracy", "Accuracy against the share of the training images; dots are seeds."),
-                picture("sensitivity", "Accuracy against GTA's weight; the ring is the reported one."),
-            ],
-            [Table("", texts.accuracy_rows(compared, decimals))],
-        ),
-        Section(
-            "Attention on the object",
-            texts.ATTENTION if objects else texts.NO_OBJECTS,
-            looks,
-            [Table(title, rows) for title, rows in objects.items()],
-        ),
+def absent(missing: list[Missing], unsegmented: list[str]) -> list[Section]:
+    """A section that names what is missing, if anything is."""
+    rows = [
+        {
+            "data set": of.dataset,
+            "training images": f"{of.fraction} %",
+            "method": of.method,
+            "seeds": ", ".join(map(str, of.seeds)),
+        }
+        for of in missing
     ]
+    text = (
+        "These have not been evaluated yet; what follows is without them and may still change. Cells from "
+        "before the last change of `params.yaml` are shown as they are: `dvc status` names them."
+    )
+    shown = [Table("", rows)] if rows else []
+    if unsegmented:
+        shown.append(Table("Segmentations", [{"folder": folder} for folder in unsegmented]))
+    return [Section("Missing", text, [], shown)] if shown else []
 
 
-def segment_section(segments: Segments, decimals: int) -> list[Section]:
-    """The report's section on segmentation; none where nothing is segmented."""
-    if segments.table.empty:
-        return []
-    rows = segment_tables.segmentation_rows(segments.table, decimals)
-    pictures = []
-    for name, kinds in segments.pictures.items():
-        on, _, dataset = name.partition("-")
-        pictures.append(Picture(kinds["svg"], f"Images of {on}, models trained on {dataset}: {SEGMENTED}"))
-    return [Section("Attention as a segmentation", segment_tables.SEGMENTATION, pictures, [Table("", rows)])]
-
-
-def csv(table: pd.DataFrame) -> bytes:
-    """Six digits, as in the cells' files."""
-    return table.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode()
+def write(files: Files, output: Path) -> None:
+    """Everything has been made before anything is written."""
+    for name, content in files.items():
+        if "/" not in name:
+            with atomic_file(output / name) as partial:
+                partial.write_bytes(content)
+    for name in FOLDERS:
+        with atomic_folder(output / name) as folder:
+            for path, content in files.items():
+                if path.startswith(f"{name}/"):
+                    (folder / Path(path).name).write_bytes(content)
 
 
 if __name__ == "__main__":

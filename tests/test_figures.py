@@ -12,17 +12,10 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
-from test_tables import SETTINGS
+from study import SETTINGS
 
-from gta.figures import (
-    _spots,
-    _thin_out,
-    _ticks,
-    draw_accuracy,
-    draw_attention,
-    draw_comparison,
-    draw_sensitivity,
-)
+from gta.drawing import thin_out, ticks
+from gta.figures import _spots, draw_accuracy, draw_attention, draw_comparison, draw_kept, draw_sensitivity
 
 
 def accuracy_table(datasets: int, fractions: list[int], methods: list[str]) -> pd.DataFrame:
@@ -101,6 +94,20 @@ def test_a_single_seed_and_a_grid_without_gta_or_objects() -> None:
     )
 
 
+def test_accuracy_against_what_is_kept_has_a_dot_a_method_and_its_weight() -> None:
+    methods = ["baseline", "gta-0.1", "gta-1", "l2sp-0.01"]
+    table = accuracy_table(2, [15, 100], methods).assign(region="mask", kept=0.9, kept_std=0.1)
+    table = table.assign(weight=[math.nan, 0.1, 1, math.nan] * 4)
+    found = texts(draw_kept(table, SETTINGS)["svg"])
+    titles = [f"set{n} (mask), {fraction} %" for n in range(2) for fraction in (15, 100)]
+    assert [text for text in found if text.startswith("set")] == titles
+    assert found.count("0.1") == 4
+    assert {"baseline", "GTA", "L2-SP", "as the frozen source"} <= set(found)
+    alone = table.assign(kept_std=math.nan, top1_std=math.nan)
+    assert draw_kept(alone, SETTINGS)["svg"] != draw_kept(table, SETTINGS)["svg"]
+    assert "no data set of the grid knows" in " ".join(texts(draw_kept(table[:0], SETTINGS)["svg"]))
+
+
 def test_the_bytes_are_the_same_whatever_the_users_settings() -> None:
     table = accuracy_table(1, [15, 100], ["baseline", "GTA"])
     plain = draw_accuracy(table, table, SETTINGS)
@@ -117,9 +124,9 @@ def test_the_bytes_are_the_same_whatever_the_users_settings() -> None:
 def test_labels_of_x_never_touch() -> None:
     figure = Figure(figsize=(1.2, 1))
     axes = figure.subplots()
-    _ticks(axes, {float(place): "0.001" for place in range(6)})
+    ticks(axes, {float(place): "0.001" for place in range(6)})
     figure.draw_without_rendering()
-    _thin_out(axes, gap=3)
+    thin_out(axes, gap=3)
     boxes = [label.get_window_extent() for label in axes.get_xticklabels() if label.get_visible()]
     assert 1 < len(boxes) < 6
     assert all(a.x1 + 3 <= b.x0 for a, b in pairwise(boxes))

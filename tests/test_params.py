@@ -141,8 +141,16 @@ def test_a_mistake_is_one_line_with_key_and_value(key: str, value: Any, message:
     assert re.search(message, lines[0]), lines[0]
 
 
-PHOTOS = {"reader": "folder", "path": "a", "test": None, "test_share": 20, "seed": 0, "masks": None}
-VOC = {"reader": "voc", "images": 3, "masks": "class", "mirrors": []}
+PHOTOS = {
+    "reader": "folder",
+    "path": "a",
+    "test": None,
+    "test_share": 20,
+    "seed": 0,
+    "masks": None,
+    "skip_unreadable": 0,
+}
+VOC = {"reader": "voc", "images": 3, "masks": "class", "skip_unreadable": 0, "mirrors": []}
 VOC |= {"archives": [{"name": "a.tar", "urls": [], "checksum": None, "optional": False}]}
 
 
@@ -160,7 +168,7 @@ def test_only_what_has_masks_can_be_segmented() -> None:
     message = r"segment\.on\.0: expected a data set with masks, got 'other', whose reader 'folder' has none"
     with pytest.raises(InputError, match=message):
         check(with_entry(PHOTOS, on=["other"]))
-    counts = {"train": 2, "test": 1, "classes": 2}
+    counts = {"train": 2, "test": 1, "classes": 2, "skip_unreadable": 0}
     cars = {"reader": "cars", **counts, "mirrors": [], "archives": VOC["archives"]}
     with pytest.raises(InputError, match=r"segment\.on\.1: .* got 'other', whose reader 'cars' has none"):
         check(with_entry(cars, on=["digits", "other"]))

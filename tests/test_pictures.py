@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from study import SETTINGS
 from test_figures import texts
-from test_tables import SETTINGS
 from tiny import CARD, training
 
 from gta.attention import record_logits
+from gta.choice import Cell
 from gta.localisation import maps
-from gta.pictures import Cell, draw_pictures
+from gta.pictures import draw_pictures
 from stages.evaluate import pictured
 
 
@@ -43,9 +44,9 @@ def test_maps_are_the_largest_over_heads_brought_to_sum_one(tmp_path: Path) -> N
 
 def test_a_row_an_image_and_a_column_a_model(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    cells = [Cell("baseline", 15, "baseline"), Cell("GTA", 15, "gta-1")]
+    cells = [Cell("baseline", "pets", 15, "baseline"), Cell("GTA", "pets", 15, "gta-1")]
     for cell in cells:
-        place = tmp_path / "pets" / str(cell.fraction) / cell.method
+        place = cell.folder(tmp_path)
         place.mkdir(parents=True)
         views = {"image": rng.integers(0, 256, (2, 3, 8, 8), dtype=np.uint8)}
         views |= {"box": np.full((2, 8, 8), 255, np.uint8), "mask": np.zeros((2, 8, 8), np.uint8)}
@@ -53,15 +54,15 @@ def test_a_row_an_image_and_a_column_a_model(tmp_path: Path) -> None:
         np.savez_compressed(place / "views.npz", **views)
         attention = {name: rng.random((2, 4, 4)).astype(np.float16) for name in ("source", "0", "1")}
         np.savez_compressed(place / "maps.npz", **attention)
-    drawn = draw_pictures(tmp_path, "pets", cells, 1, SETTINGS)
+    drawn = draw_pictures(tmp_path, cells, 1, SETTINGS)
     assert texts(drawn["svg"]) == ["image", "frozen source", "baseline, 15 %", "GTA, 15 %"]
     width, height = Image.open(io.BytesIO(drawn["png"])).size
     assert width == int(SETTINGS.dpi * SETTINGS.width)
     assert height < width
-    assert draw_pictures(tmp_path, "pets", cells, 1, SETTINGS) == drawn
-    assert draw_pictures(tmp_path, "pets", cells, 0, SETTINGS) != drawn
+    assert draw_pictures(tmp_path, cells, 1, SETTINGS) == drawn
+    assert draw_pictures(tmp_path, cells, 0, SETTINGS) != drawn
 
 
 def test_nothing_is_drawn_where_no_images_were_kept(tmp_path: Path) -> None:
-    assert draw_pictures(tmp_path, "pets", [Cell("baseline", 15, "baseline")], 0, SETTINGS) == {}
-    assert draw_pictures(tmp_path, "pets", [], 0, SETTINGS) == {}
+    assert draw_pictures(tmp_path, [Cell("baseline", "pets", 15, "baseline")], 0, SETTINGS) == {}
+    assert draw_pictures(tmp_path, [], 0, SETTINGS) == {}

@@ -10,19 +10,22 @@ import pytest
 from repository import Repository, small_params
 
 CELLS = [f"digits/{fraction}/{method}" for fraction in (100, 50) for method in ("baseline", "gta-0.1")]
-FIGURES = ("accuracy", "attention", "sensitivity")
+FIGURES = ("accuracy", "attention", "curves", "kept", "reliability", "sensitivity")
+OF_THIS_RUN = ["cost.csv", "report.html"]
+"""What aggregate writes beside its outputs."""
 RESULTS = sorted(
-    ["attention.md", "comparison.png", "comparison.svg", "long.csv", "metrics.json", "report.html"]
+    ["attention.md", "comparison.png", "comparison.svg", "confusion.csv", "layers.csv", "long.csv"]
     + [
-        "pictures/digits.png",
-        "pictures/digits.svg",
+        "metrics.json",
         "segmentation.csv",
         "segmentation.md",
         "table.csv",
         "table.md",
         "table.tex",
+        *OF_THIS_RUN,
     ]
     + [f"{name}.{kind}" for name in FIGURES for kind in ("csv", "png", "svg")]
+    + [f"{name}/digits.{kind}" for name in ("confusion", "layers", "pictures") for kind in ("png", "svg")]
 )
 
 
@@ -54,9 +57,29 @@ def test_it_writes_exactly_these_files(repository: Repository) -> None:
     assert len(repository.files("data/digits/images")) == len(repository.files("data/digits/masks")) == 70
 
 
+def test_no_output_depends_on_how_long_it_took(repository: Repository) -> None:
+    """The same parameters on another machine: other costs, and the same dvc.lock."""
+    cost = pd.read_csv(repository.path / "results/cost.csv")
+    assert len(cost) == 4 * 2
+    assert (cost["seconds"] > 0).all()
+    locked = (repository.path / "dvc.lock").read_text()
+    assert not [name for name in OF_THIS_RUN if f"results/{name}" in locked]
+    for state in (repository.path / "runs/state").rglob("cost.json"):
+        values = json.loads(state.read_text())
+        state.write_text(json.dumps(values | {"seconds": values["seconds"] + 1}))
+    assert repository.repro("--force", "--single-item", "aggregate") == ["aggregate"]
+    slower = pd.read_csv(repository.path / "results/cost.csv")
+    assert (slower["seconds"] - cost["seconds"]).tolist() == pytest.approx([1] * 8, abs=1e-3)
+    assert (repository.path / "dvc.lock").read_text() == locked
+    repository.run("git", "checkout", "-q", "results")
+
+
 def test_what_it_says_is_consistent(repository: Repository) -> None:
     long = pd.read_csv(repository.path / "results/long.csv")
     assert len(long) == 4 * 2 * 2  # cells, seeds, val and test
+    layers = pd.read_csv(repository.path / "results/layers.csv")
+    assert len(layers) == (1 + 4) * 4 * 3  # source and cells, layers, heads
+    assert (layers.query("method == 'baseline'")["distance"] > 0).all()
     assert set(long["train_images"]) == {20, 30}
     assert set(long.query("split == 'test'")["images"]) == {30}
     share = long["share_box"]

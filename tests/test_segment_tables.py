@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import pytest
 from importgraph import ROOT
 from PIL import Image
 from ruamel.yaml import YAML
+from study import SETTINGS, grid, write_cells
 from test_figures import texts
-from test_tables import SETTINGS, grid, write_cells
 
 import stages.aggregate
-from gta import segment_tables, tables
+from gta import segment_tables
+from gta.choice import GTA, Choice
 from gta.errors import InputError
 from gta.params.section import read_params
 from gta.segment_pictures import coloured
@@ -46,8 +48,7 @@ def write_segments(folder: Path) -> Path:
 
 
 def read(folder: Path) -> pd.DataFrame:
-    choices = {("pets", 15, tables.GTA): tables.Choice("gta-0.1", "given")}
-    return read_segments(folder, ["voc"], grid(), choices)
+    return read_segments(folder, ["voc"], grid(), {("pets", 15, GTA): Choice("gta-0.1", "given")})[0]
 
 
 def test_the_table_by_hand(tmp_path: Path) -> None:
@@ -67,7 +68,7 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
 
 
 def test_a_study_may_segment_nothing(tmp_path: Path) -> None:
-    table = read_segments(tmp_path, [], grid(), {})
+    table, _ = read_segments(tmp_path, [], grid(), {})
     assert list(table.columns) == segment_tables.COLUMNS
     assert segment_tables.NO_SETS in segment_tables.segmentation_markdown(table, 1)
 
@@ -93,15 +94,19 @@ def test_a_damaged_cell_is_named(tmp_path: Path, change: Any, message: str) -> N
         read(tmp_path)
 
 
-def test_aggregate_shows_table_and_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("gone", [FROZEN, "pets/15/gta-0.1", "."])
+def test_aggregate_shows_table_and_figure_and_of_a_part_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], gone: str
+) -> None:
     write_cells(tmp_path / "runs", grid())
     write_segments(tmp_path / "segments")
-    section = read_params(ROOT / "params.yaml")["segment"] | {"on": ["voc"]}
-    sections = {"grid": grid().model_dump(), "segment": section, "aggregate": SETTINGS.model_dump()}
+    committed = read_params(ROOT / "params.yaml")
+    sections = {"grid": grid().model_dump(), "aggregate": SETTINGS.model_dump()}
+    sections |= {"segment": committed["segment"] | {"on": ["voc"]}, "evaluate": committed["evaluate"]}
     YAML(typ="safe", pure=True).dump(sections, tmp_path / "params.yaml")
     monkeypatch.chdir(tmp_path)
-    arguments = ["--runs", "runs", "--segments", "segments", "--output", "results"]
-    monkeypatch.setattr("sys.argv", ["aggregate", *arguments])
+    arguments = ["--runs", "runs", "--segments", "segments", "--state", "state", "--output"]
+    monkeypatch.setattr("sys.argv", ["aggregate", *arguments, "results"])
     stages.aggregate.main()
     page = (tmp_path / "results/report.html").read_text()
     assert "Attention as a segmentation" in page
@@ -112,6 +117,16 @@ def test_aggregate_shows_table_and_figure(tmp_path: Path, monkeypatch: pytest.Mo
     assert texts((pictures / "voc-pets.svg").read_bytes()) == titles
     width, _ = Image.open(io.BytesIO((pictures / "voc-pets.png").read_bytes())).size
     assert width == int(SETTINGS.dpi * SETTINGS.width)
+    shutil.rmtree(tmp_path / "segments/voc" / gone)
+    with pytest.raises(InputError, match="no such file"):
+        stages.aggregate.main()
+    monkeypatch.setattr("sys.argv", ["aggregate", *arguments, "part", "--partial"])
+    stages.aggregate.main()
+    missing = (tmp_path / "part/partial.txt").read_text().splitlines()
+    every = [f"segments/voc/{place}" for place in (FROZEN, "pets/15/baseline", "pets/15/gta-0.1")]
+    assert missing == [place for place in every if gone == "." or place.endswith(gone)]
+    assert [f"missing: {name}" for name in missing] == capsys.readouterr().err.splitlines()
+    assert len(pd.read_csv(tmp_path / "part/segmentation.csv")) == 3 - len(missing)
 
 
 def test_a_mask_in_colours() -> None:

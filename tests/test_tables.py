@@ -8,104 +8,23 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from importgraph import ROOT
 from pandas.testing import assert_frame_equal
-from ruamel.yaml import YAML
 from scipy.stats import ttest_1samp, ttest_rel
+from study import FILES, TEST, VAL, files_of, grid, write_cells
 
-import stages.aggregate
-from gta import segment_tables, tables, texts
+from gta import choice, evaluated, tables, texts
 from gta.errors import InputError
-from gta.methods import parse_method
-from gta.params.aggregate import Aggregate
-from gta.params.evaluate import LOCALISATION
 from gta.params.grid import Grid
-from gta.params.section import read_params
-
-SETTINGS = Aggregate(weight=None, region="mask", decimals=1, width=7.0, height=1.5, dpi=50)
-FILES = [
-    *(
-        f"{name}.{kind}"
-        for name in ("accuracy", "attention", "sensitivity")
-        for kind in ("csv", "png", "svg")
-    ),
-    *(
-        "attention.md",
-        "comparison.png",
-        "comparison.svg",
-        "long.csv",
-        "metrics.json",
-        "report.html",
-        "segmentation.csv",
-        "segmentation.md",
-        "table.csv",
-        "table.md",
-        "table.tex",
-    ),
-]
-TEST = {"baseline": [0.5, 0.6, 0.7], "gta-0.1": [0.6, 0.6, 0.9], "gta-1": [0.9, 0.9, 0.9]}
-VAL = {"baseline": [0.9, 0.9, 0.9], "gta-0.1": [0.5, 0.5, 0.5], "gta-1": [0.4, 0.4, 0.6]}
-MASS = {"baseline": [0.3, 0.4, 0.5], "gta-0.1": [0.7, 0.7, 0.7], "gta-1": [0.8, 0.8, 0.8]}
-NO_SEGMENTS = stages.aggregate.Segments(pd.DataFrame(columns=segment_tables.COLUMNS), {})
-Scores = dict[str, list[float]]
 
 
-def grid(
-    methods: Any = tuple(TEST), fractions: tuple[int, ...] = (15,), seeds: int = 3, **changes: Any
-) -> Grid:
-    values = {
-        "datasets": ["pets"],
-        "fractions": list(fractions),
-        "methods": list(methods),
-        "seeds": [*range(seeds)],
-    }
-    return Grid.model_validate(values | changes)
-
-
-def seed_row(
-    split: str, seed: int, top1: float, mass: float | None = None, images: int = 10
-) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "train_images": 6,
-        "val_images": 10,
-        "seed": seed,
-        "split": split,
-        "images": images,
-    }
-    row |= {"top1": top1, "top5": 1, "mean_class": top1, "nll": 1.5, "ece": 0.1}
-    for region, known in (("box", False), ("mask", mass is not None)):
-        values = {f"{name}_{region}{of}": 0.4 for name in LOCALISATION for of in ("", "_source")}
-        values |= {f"share_{region}": 0.25, f"mass_{region}": mass, f"mass_{region}_source": 0.75}
-        values |= {f"hit_{region}": 0.5, f"hit_{region}_source": 1.0}
-        row |= {f"images_{region}": images if known else 0}
-        row |= {name: value if known else None for name, value in values.items()}
-    return row
-
-
-def write_cells(folder: Path, of: Grid, test: Scores = TEST, val: Scores = VAL, images: int = 10) -> None:
-    """Every cell of the grid, as the `evaluate` stage writes it; no validation rows where `val` has none."""
-    for dataset in of.datasets:
-        for fraction in of.fractions:
-            for method in of.methods:
-                place = {"dataset": dataset, "fraction": fraction, "method": method}
-                place |= {"weight": parse_method(method).weights.get("gta")}
-                rows = [seed_row("val", s, val[method][s], images=images) for s in of.seeds if method in val]
-                rows += [
-                    seed_row("test", s, test[method][s], MASS.get(method, [0.6] * 3)[s]) for s in of.seeds
-                ]
-                path = folder / dataset / str(fraction) / method / "seeds.csv"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                pd.DataFrame([place | row for row in rows]).to_csv(path, index=False, float_format="%.6g")
-
-
-def choose(folder: Path, of: Grid, given: float | None = None) -> dict[tuple[str, int], tables.Choice]:
-    long = tables.read_cells(folder, of)
-    return tables.choose(long[long["split"] == "val"], of, given)
+def choose(folder: Path, of: Grid, given: float | None = None) -> choice.Choices:
+    long = evaluated.read_cells(folder, of)
+    return choice.choose(long[long["split"] == "val"], of, given)
 
 
 def measured(folder: Path, of: Grid, given: float | None = None) -> pd.DataFrame:
-    long = tables.read_cells(folder, of)
-    choices = tables.choose(long[long["split"] == "val"], of, given)
+    long = evaluated.read_cells(folder, of)
+    choices = choice.choose(long[long["split"] == "val"], of, given)
     return tables.label(tables.measure(long[long["split"] == "test"]), of, choices)
 
 
@@ -201,7 +120,7 @@ def test_no_test_row_changes_the_choice(tmp_path: Path, worst: str) -> None:
 def test_choosing_refuses_test_rows(tmp_path: Path) -> None:
     write_cells(tmp_path, grid())
     with pytest.raises(ValueError, match=r"expected rows of the split val, got \['test', 'val'\]"):
-        tables.choose(tables.read_cells(tmp_path, grid()), grid(), None)
+        choice.choose(evaluated.read_cells(tmp_path, grid()), grid(), None)
 
 
 def test_a_tie_goes_to_the_smaller_weight(tmp_path: Path) -> None:
@@ -215,7 +134,7 @@ def test_each_cell_chooses_its_own_weight(tmp_path: Path) -> None:
     write_cells(tmp_path, grid(fractions=(15,)))
     write_cells(tmp_path, grid(fractions=(100,)), val={**VAL, "gta-1": [0.8, 0.8, 0.8]})
     chosen = choose(tmp_path, grid(fractions=(15, 100)))
-    assert {cell: choice.method for cell, choice in chosen.items()} == {
+    assert {cell: found.method for cell, found in chosen.items()} == {
         ("pets", 15, "GTA"): "gta-0.1",
         ("pets", 100, "GTA"): "gta-1",
     }
@@ -227,7 +146,7 @@ def test_without_validation_a_weight_has_to_be_given(tmp_path: Path) -> None:
         InputError, match=r"aggregate\.weight: expected a number, as pets at 15 %.*0\.1, 1; got null"
     ):
         choose(tmp_path, grid())
-    assert choose(tmp_path, grid(), 1)["pets", 15, "GTA"] == tables.Choice("gta-1", "given")
+    assert choose(tmp_path, grid(), 1)["pets", 15, "GTA"] == choice.Choice("gta-1", "given")
     with pytest.raises(
         InputError, match=r"aggregate\.weight: expected a weight of grid\.methods \(0\.1, 1\).*got 0\.3"
     ):
@@ -238,10 +157,63 @@ def test_a_given_weight_goes_before_validation_and_the_only_one_is_given(tmp_pat
     write_cells(tmp_path, grid())
     assert choose(tmp_path, grid(), 1)["pets", 15, "GTA"].protocol == "given"
     one = choose(tmp_path, grid(["baseline", "gta-1"]))
-    assert one == {("pets", 15, "GTA"): tables.Choice("gta-1", "given")}
+    assert one == {("pets", 15, "GTA"): choice.Choice("gta-1", "given")}
     assert choose(tmp_path, grid(["baseline"])) == {}
     with pytest.raises(InputError, match=r"\(there is none\) or null, got 1"):
         choose(tmp_path, grid(["baseline"]), 1)
+
+
+def test_between_what_is_missing_and_the_rest_nothing_is_chosen(tmp_path: Path) -> None:
+    write_cells(tmp_path, grid())
+    long = evaluated.read_cells(tmp_path, grid())
+    val = long[long["split"] == "val"]
+    missing = [("pets", 15, "gta-0.1")]
+    (found,) = choice.choose(val[val["method"] != "gta-0.1"], grid(), None, missing).values()
+    assert found == choice.Choice("gta-1", "validation (10 images), 1 of 2 weights so far")
+    assert choice.choose(val, grid(), 0.1, missing) == {}
+
+
+def test_what_is_shown_is_baseline_and_gta_at_both_ends(tmp_path: Path) -> None:
+    of = grid(["l2sp-1", *TEST], fractions=(30, 100, 15), datasets=["pets", "cars"])
+    scores = {"l2sp-1": [1.0] * 3}
+    write_cells(tmp_path, of, TEST | scores, VAL | scores)
+    long = evaluated.read_cells(tmp_path, of)
+    choices = choice.choose(long[long["split"] == "val"], of, None)
+    shown = choice.shown(long, of, choices)
+    assert list(shown) == ["pets", "cars"]
+    pairs = [("baseline", "baseline"), ("GTA", "gta-0.1")]
+    assert shown["cars"] == [choice.Cell(t, "cars", f, m) for f in (15, 100) for t, m in pairs]
+    assert shown["cars"][1].folder(Path("runs")) == Path("runs/cars/15/gta-0.1")
+    part = choice.shown(long[(long["fraction"] != 15) & (long["method"] != "baseline")], of, choices)
+    assert part["pets"] == [choice.Cell("GTA", "pets", 100, "gta-0.1")]
+
+
+def test_kept_and_calibration_by_hand(tmp_path: Path) -> None:
+    write_cells(tmp_path, grid())
+    kept = tables.kept(measured(tmp_path, grid()), "box")  # no box is known: the mask stands in
+    assert kept["method"].tolist() == list(TEST)
+    assert kept.iloc[0][["kept", "top1", "top1_std"]].tolist() == pytest.approx([0.4 / 0.75, 0.6, 0.1])
+    (plain, guided) = tables.calibration(measured(tmp_path, grid())).to_dict("records")
+    assert (plain["method"], guided["name"]) == ("baseline", "gta-0.1")
+    assert (guided["ece"], guided["nll"]) == pytest.approx((0.1, 1.5))
+    assert list(texts.calibration_rows(pd.DataFrame([guided]), 1)[0].values()) == [
+        *("pets", "15 %", "GTA", "0.1", "10.0 ± 0.0", "1.50 ± 0.00")
+    ]
+
+
+def test_a_difference_is_of_the_seeds_that_both_have(tmp_path: Path) -> None:
+    write_cells(tmp_path, grid())
+    path = tmp_path / "pets/15/baseline/seeds.csv"
+    rows = pd.read_csv(path)
+    rows[rows["seed"] != 0].to_csv(path, index=False)
+    long, _ = evaluated.read_partly(tmp_path, grid())
+    choices = choice.choose(long[long["split"] == "val"], grid(), None)
+    table = tables.label(tables.measure(long[long["split"] == "test"]), grid(), choices)
+    (row,) = tables.comparison(table).to_dict("records")
+    assert (row["seeds"], row["baseline_seeds"], row["pairs"]) == (3, 2, 2)
+    assert row["difference"] == pytest.approx(0.1)  # of 0 and 0.2
+    assert row["p"] == pytest.approx(ttest_1samp([0, 0.2], 0).pvalue)
+    assert texts.accuracy_rows(pd.DataFrame([row]), 1)[0]["seeds"] == "3, baseline 2, pairs 2"
 
 
 MORE = [*TEST, "l2sp-0.01", "l2sp-0.1", "gta-0.1+transmix", "probe"]
@@ -271,11 +243,11 @@ def test_every_family_is_a_row_with_the_weight_that_validation_chose(tmp_path: P
 
 def test_without_validation_other_families_have_one_weight(tmp_path: Path) -> None:
     of = write_more(tmp_path)
-    rows = tables.read_cells(tmp_path, of)
+    rows = evaluated.read_cells(tmp_path, of)
     with pytest.raises(
         InputError, match=r"grid\.methods: expected one weight of L2-SP.*l2sp-0\.01, l2sp-0\.1"
     ):
-        tables.choose(rows[rows["split"] == "never"], of, 0.1)
+        choice.choose(rows[rows["split"] == "never"], of, 0.1)
 
 
 def test_the_paired_test_is_scipys_and_is_adjusted_for_the_rows_of_the_table(tmp_path: Path) -> None:
@@ -294,14 +266,14 @@ def test_the_paired_test_is_scipys_and_is_adjusted_for_the_rows_of_the_table(tmp
 def test_a_missing_cell_is_named_and_nothing_is_written(tmp_path: Path) -> None:
     write_cells(tmp_path, grid(fractions=(15,)))
     with pytest.raises(InputError, match=r"pets/30/baseline/seeds\.csv: no such file"):
-        tables.read_cells(tmp_path, grid(fractions=(15, 30)))
+        evaluated.read_cells(tmp_path, grid(fractions=(15, 30)))
 
 
 def test_stale_cells_beside_the_grid_are_ignored(tmp_path: Path) -> None:
     write_cells(tmp_path, grid())
-    expected = tables.read_cells(tmp_path, grid())
+    expected = evaluated.read_cells(tmp_path, grid())
     write_cells(tmp_path, grid(["gta-5"], fractions=(15, 40)), {"gta-5": [1, 1, 1]}, {"gta-5": [1, 1, 1]})
-    assert_frame_equal(tables.read_cells(tmp_path, grid()), expected)
+    assert_frame_equal(evaluated.read_cells(tmp_path, grid()), expected)
 
 
 @pytest.mark.parametrize(
@@ -325,13 +297,13 @@ def test_a_file_that_is_not_its_cell_is_refused(tmp_path: Path, change: Any, mes
     path = tmp_path / "pets/15/gta-1/seeds.csv"
     change(pd.read_csv(path)).to_csv(path, index=False)
     with pytest.raises(InputError, match=rf"gta-1/seeds\.csv: .*{message}"):
-        tables.read_cells(tmp_path, grid())
+        evaluated.read_cells(tmp_path, grid())
 
 
 def test_a_single_seed_has_no_spread(tmp_path: Path) -> None:
     of = grid(seeds=1)
     write_cells(tmp_path, of)
-    files = stages.aggregate.aggregate(tables.read_cells(tmp_path, of), of, SETTINGS, {}, {}, "", NO_SEGMENTS)
+    files = files_of(tmp_path, of)
     row = files["table.md"].decode().splitlines()[-1].split("|")
     assert [cell.strip() for cell in row[1:-1]] == [
         *("pets", "6 (15 %)", "1", "50.0 ± –", "GTA", "0.1", "60.0 ± –", "+10.0 ± –", "–"),
@@ -350,7 +322,7 @@ def test_a_single_seed_has_no_spread(tmp_path: Path) -> None:
 def test_one_method_only(tmp_path: Path, method: str) -> None:
     of = grid([method])
     write_cells(tmp_path, of, val={})
-    files = stages.aggregate.aggregate(tables.read_cells(tmp_path, of), of, SETTINGS, {}, {}, "", NO_SEGMENTS)
+    files = files_of(tmp_path, of)
     assert sorted(files) == sorted(FILES)
     row = [cell.strip() for cell in files["table.md"].decode().splitlines()[-1].split("|")[4:-1]]
     alone = ["–", "GTA", "1", "90.0 ± 0.0", "–", "–", "given"]
@@ -364,30 +336,3 @@ def test_percentages() -> None:
     assert percent(-0.012, 0.01, 1, "+") == "−1.2 ± 1.0"
     assert percent(-0.0001, 0.01, 1, "+") == "+0.0 ± 1.0"
     assert percent(float("nan"), float("nan"), 1) == "–"
-
-
-def test_the_stage_writes_exactly_its_files_and_again_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_cells(tmp_path / "runs", grid())
-    segment = read_params(ROOT / "params.yaml")["segment"]
-    sections = {"grid": grid().model_dump(), "segment": segment, "aggregate": SETTINGS.model_dump()}
-    YAML(typ="safe", pure=True).dump(sections, tmp_path / "params.yaml")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        "sys.argv", ["aggregate", "--runs", "runs", "--segments", "segments", "--output", "results"]
-    )
-    stages.aggregate.main()
-    first = {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir() if path.is_file()}
-    assert sorted(first) == sorted(FILES)
-    stages.aggregate.main()
-    assert first == {
-        path.name: path.read_bytes() for path in (tmp_path / "results").iterdir() if path.is_file()
-    }
-    write_cells(tmp_path / "runs", grid(), test={**TEST, "baseline": [0.1, 0.1, 0.1]})
-    (tmp_path / "runs/pets/15/gta-1/seeds.csv").unlink()
-    with pytest.raises(InputError, match="no such file"):
-        stages.aggregate.main()
-    assert first == {
-        path.name: path.read_bytes() for path in (tmp_path / "results").iterdir() if path.is_file()
-    }
