@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import settings, training
+from tiny import CARD, images, settings, training
 from torch import nn
 
+from gta.batches import CentreImages, centre_loader
 from gta.errors import InputError
 from gta.guidance import Guide
+from gta.measure import predict
 from gta.optim import build_optimizer, lr_at, parameter_groups
 from gta.train import Run, train
 
@@ -110,6 +112,22 @@ def test_validation_rows(tmp_path: Path) -> None:
     history = train(run, tmp_path / "c.pt").history
     assert history["val_top1"].isna().tolist() == [True, False, True, False, False]
     assert history["val_top1"].dropna().tolist() == [0, 0, 0]
+
+
+def test_validation_changes_no_weight(tmp_path: Path) -> None:
+    """Its loader draws a random number an iterator, and the model is put into evaluation and back."""
+    plain = trained(tmp_path, "gta-0.1")
+    run = training(tmp_path, "gta-0.1", validate_every=1)
+    loader = centre_loader(CentreImages(tmp_path, images(tmp_path), 32, 1.0, with_objects=False), 4, 0)
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        seen = predict(model, CARD, loader, run.device, "fp32")
+        return {"top1": float((seen["predicted"] == seen["label"]).mean()), "nll": 0.0}
+
+    run.validate = validate
+    history = train(run, tmp_path / "validated.pt").history
+    assert history["val_top1"].notna().all()
+    assert same(plain, weights(run))
 
 
 def test_learning_rate_rises_linearly_and_falls_along_a_cosine() -> None:
