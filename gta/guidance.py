@@ -13,7 +13,7 @@ whether it sums or averages. Those are options here, and their defaults are ours
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gta.attention import Layout, layout_of, record_logits
+from gta.attention import Layout, layout_of, record_logits, unwrapped
 from gta.errors import InputError
 
 Distance = Literal["logits", "centred", "kl"]
@@ -63,26 +63,39 @@ def attention_penalty(
     return entries.mean() if reduction == "mean" else entries.sum() / logits.shape[1]
 
 
+class _Enough(Exception):  # noqa: N818 not an error
+    """Ends a forward pass of which nothing more is read."""
+
+
+def _stop(*_: object) -> None:
+    raise _Enough
+
+
 @contextmanager
-def beside(source: nn.Module, model: nn.Module) -> Iterator[None]:
+def beside(source: nn.Module, model: nn.Module, last: int | None = None) -> Iterator[None]:
     """While the context lasts, each training pass of `model` is preceded by one of `source`.
 
     The source is frozen, in evaluation mode, and sees the very same tensor under the same autocast without
     gradient; it runs only while the model is in training mode with gradients on. Hugging Face's `labels` are
-    not handed on.
+    not handed on. last: the block after whose attention it stops, since nothing later is read; None: it
+    runs to its end, as it always does when it is compiled.
     """
     source.requires_grad_(False).eval()
+    handles = []
+    if last is not None and unwrapped(source) is source and source._compiled_call_impl is None:
+        handles.append(layout_of(source).attentions[last].register_forward_hook(_stop))
 
     def run_source(_: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
         if model.training and torch.is_grad_enabled():
-            with torch.no_grad():
+            with torch.no_grad(), suppress(_Enough):
                 source(*inputs, **{name: value for name, value in options.items() if name != "labels"})
 
-    handle = model.register_forward_pre_hook(run_source, with_kwargs=True)
+    handles.append(model.register_forward_pre_hook(run_source, with_kwargs=True))
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 class Guide:
@@ -126,7 +139,7 @@ class Guide:
         if self.run_source:
             forget = self.model.register_forward_pre_hook(lambda *_: self._of_source.rows.clear())
             self._contexts.callback(forget.remove)
-            self._contexts.enter_context(beside(self.source, self.model))
+            self._contexts.enter_context(beside(self.source, self.model, self.layers[-1]))
         return self
 
     def __exit__(

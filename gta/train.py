@@ -111,11 +111,13 @@ def train(run: Run, checkpoint: Path) -> Trained:
 
 def _attach(run: Run, contexts: ExitStack) -> LogitRecorder | None:
     """Lets the penalties see what they read, and the source see the batches; returns what TransMix reads."""
-    for penalty in run.penalties.children():
-        assert isinstance(penalty, Penalty)
+    penalties = [penalty for penalty in run.penalties.children() if isinstance(penalty, Penalty)]
+    for penalty in penalties:
         contexts.enter_context(penalty.attached())
-    if any(penalty.needs_source for penalty in run.penalties.children()):
-        contexts.enter_context(beside(run.source, run.model))
+    ends = [penalty.source_ends for penalty in penalties if penalty.needs_source]
+    if ends:
+        end = None if None in ends else max(number for number in ends if number is not None)
+        contexts.enter_context(beside(run.source, run.model, end))
     if run.method.mixing != "transmix":
         return None
     last = len(layout_of(run.model).attentions) - 1

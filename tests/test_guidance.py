@@ -146,7 +146,7 @@ def test_rows_of_an_earlier_pass_are_never_compared() -> None:
 def test_the_source_runs_only_in_training() -> None:
     source, model = pair()
     calls: list[int] = []
-    source.register_forward_hook(lambda *_: calls.append(1))
+    source.register_forward_pre_hook(lambda *_: calls.append(1))
     with Guide(source, model):
         model.eval()(torch.randn(1, 3, 48, 48))
         with torch.no_grad():
@@ -154,6 +154,25 @@ def test_the_source_runs_only_in_training() -> None:
         assert calls == []
         model(torch.randn(1, 3, 48, 48))
         assert calls == [1]
+
+
+def test_the_source_stops_after_the_last_attention_that_is_read() -> None:
+    source, model = pair()
+    with torch.no_grad():
+        model.blocks[0].attn.qkv.weight.mul_(1.5)
+    ran: list[str] = []
+    for name in ("blocks.0.mlp", "blocks.1.attn", "blocks.1.mlp", "blocks.2", "norm"):
+        source.get_submodule(name).register_forward_hook(lambda *_, name=name: ran.append(name))
+    images = torch.randn(2, 3, 48, 48)
+    with Guide(source, model.train(), layers=[0, 1]) as guide:
+        model(images)
+        stopped = guide.penalty().item()
+    assert ran == ["blocks.0.mlp", "blocks.1.attn"]
+    with Guide(source, model, layers=[0, 1], run_source=False) as guide:
+        with torch.no_grad():
+            source(images)
+        model(images)
+        assert guide.penalty().item() == stopped > 0
 
 
 def test_both_see_the_same_tensor_under_the_same_autocast() -> None:

@@ -82,6 +82,19 @@ def test_gta_keeps_the_attention_nearer_to_the_source(tmp_path: Path) -> None:
     assert distances[1] < distances[0] / 2
 
 
+@pytest.mark.parametrize(
+    ("method", "whole"), [("gta-1", False), ("gta-1+at-1", False), ("gta-1+delta-1", True)]
+)
+def test_the_source_goes_on_where_more_than_attention_is_read(
+    tmp_path: Path, method: str, whole: bool
+) -> None:
+    run = training(tmp_path, method)
+    ended: list[nn.Module] = []
+    run.source.register_forward_hook(lambda module, *_: ended.append(module))
+    train(run, tmp_path / "checkpoint.pt")
+    assert bool(ended) is whole
+
+
 def test_the_loss_falls_and_the_history_adds_up(tmp_path: Path) -> None:
     run = training(tmp_path, "gta-0.5", epochs=12, drop_path=0.0, label_smoothing=0.0)
     history = train(run, tmp_path / "c.pt").history

@@ -41,6 +41,7 @@ class AttentionTransfer(Penalty):
         super().__init__()
         layout = check_alike(setting.source, setting.model)
         self.layers = numbers("layer", setting.settings.at.layers, len(layout.attentions))
+        self.source_ends = self.layers[-1]
         self._models = (setting.model, setting.source)
 
     def attached(self) -> ExitStack:

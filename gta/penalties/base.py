@@ -52,6 +52,8 @@ class Penalty(nn.Module):
 
     needs_source = False
     """Whether the frozen source has to see every batch."""
+    source_ends: int | None = None
+    """Of what sees them, the last block whose attention is read; None: later things are read too."""
     replaces_decay = False
     """Whether it stands in for weight decay, which is then off."""
     needs_keys = False

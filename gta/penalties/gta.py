@@ -17,6 +17,7 @@ class GuidedAttention(Penalty):
         super().__init__()
         options = setting.settings.gta.model_dump(exclude={"decay"})
         self._guide = Guide(setting.source, setting.model, run_source=False, **options)
+        self.source_ends = self._guide.layers[-1]
 
     def attached(self) -> Guide:
         return self._guide
