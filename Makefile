@@ -17,8 +17,8 @@ repro: env
 	dvc repro
 
 report: env
-	python -m stages.aggregate --partial --runs runs/evaluate --segments runs/segment --state runs/state \
-	  --output runs/report
+	python -m stages.aggregate --partial --runs runs/evaluate --segments runs/segment --leaks runs/leaks \
+	  --state runs/state --output runs/report
 
 test: env
 	python -m pytest --numprocesses auto --dist loadfile

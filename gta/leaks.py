@@ -28,7 +28,6 @@ SIDE = 64
 """Height and width in pixels at which two pictures are compared; their aspect ratios are let go."""
 BLOCK = 1024
 """Rows of the table of all pairs that are held at a time: 24 MB for 3,000 images."""
-NONE = "No picture is in both training and test, and none is in training under two labels."
 
 
 class Pictures(NamedTuple):
@@ -82,14 +81,3 @@ def _near(hashes: np.ndarray, most: int) -> Iterator[tuple[int, int, int]]:
 
 def _difference(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.abs(first.astype(np.int16) - second).mean())
-
-
-def leaks_table(folder: Path, datasets: list[str]) -> pd.DataFrame:
-    """The pairs of several data sets, from `folder/<data set>.csv`, with a first column `dataset`."""
-    frames = [pd.read_csv(folder / f"{name}.csv").assign(dataset=name) for name in datasets]
-    return pd.concat(frames, ignore_index=True)[["dataset", *COLUMNS]]
-
-
-def leaks_text(table: pd.DataFrame) -> str:
-    """The same in markdown: one line a pair, or a sentence where there is none."""
-    return f"{table.to_markdown(index=False)}\n" if len(table) else f"{NONE}\n"

@@ -11,6 +11,7 @@ import pandas as pd
 
 from gta import confusion, cost, curves, figures, layers, reliability, segment_tables, tables, texts
 from gta.choice import Cell
+from gta.leak_tables import LEAKS, NONE, leaks_markdown, leaks_rows
 from gta.params.aggregate import Aggregate
 from gta.params.grid import Grid
 from gta.pictures import draw_pictures
@@ -48,6 +49,8 @@ class Study(NamedTuple):
     """What `segment` has written."""
     segmented: pd.DataFrame
     """Of `segment_tables.read_segments`."""
+    leaks: pd.DataFrame
+    """Of `leak_tables.read_leaks`."""
 
     @property
     def cells(self) -> list[Cell]:
@@ -216,6 +219,14 @@ def confusions(study: Study) -> Part:
     return Part(section, {"confusion.csv": csv(table)} | in_folder("confusion", drawn))
 
 
+def twice(study: Study) -> Part:
+    """Which pictures are in training and test."""
+    tables_shown = [] if study.leaks.empty else [Table("", leaks_rows(study.leaks))]
+    text = f"{LEAKS}\n{NONE}" if study.leaks.empty else LEAKS
+    section = Section("The same picture twice", text, [], tables_shown)
+    return Part(section, {"leaks.csv": csv(study.leaks), "leaks.md": leaks_markdown(study.leaks).encode()})
+
+
 def spent(study: Study) -> Part:
     """What it cost on this machine; no output of the pipeline, as it differs from run to run."""
     table = cost.cost_table(study.runs, study.state, study.long)
@@ -231,6 +242,7 @@ PARTS: tuple[Callable[[Study], Part], ...] = (
     training,
     calibration,
     confusions,
+    twice,
     spent,
 )
 """In the page's order."""

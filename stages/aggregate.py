@@ -12,6 +12,7 @@ from gta.atomic import atomic_file, atomic_folder
 from gta.choice import choose, shown
 from gta.errors import InputError, run
 from gta.evaluated import Missing, read_cells, read_partly
+from gta.leak_tables import read_leaks
 from gta.params.aggregate import Aggregate
 from gta.params.evaluate import Evaluate
 from gta.params.grid import Grid
@@ -29,6 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, required=True, help="folder that `evaluate` has filled")
     parser.add_argument("--segments", type=Path, required=True, help="folder that `segment` has filled")
+    parser.add_argument("--leaks", type=Path, required=True, help="folder that `leaks` has filled")
     parser.add_argument(
         "--state", type=Path, required=True, help="folder in which `finetune` keeps what training cost"
     )
@@ -64,6 +66,7 @@ def main() -> None:
         shown=shown(long, grid, choices),
         segments=arguments.segments,
         segmented=segmented,
+        leaks=read_leaks(arguments.leaks, grid.datasets, arguments.partial),
     )
     gaps = absent(missing, unsegmented)
     files = aggregate(study, gaps, report.provenance(Path()), PARAMS.read_text(encoding="utf-8"))

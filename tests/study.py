@@ -19,14 +19,14 @@ from gta.parts import Study
 from gta.segment_tables import read_segments
 
 FILES = [
-    *(f"{name}.csv" for name in ("confusion", "cost", "layers", "long", "segmentation", "table")),
+    *(f"{name}.csv" for name in ("confusion", "cost", "layers", "leaks", "long", "segmentation", "table")),
     *(f"{name}.{kind}" for name in ("comparison",) for kind in ("png", "svg")),
     *(
         f"{name}.{kind}"
         for name in ("accuracy", "attention", "curves", "kept", "reliability", "sensitivity")
         for kind in ("csv", "png", "svg")
     ),
-    *("attention.md", "metrics.json", "report.html", "segmentation.md", "table.md", "table.tex"),
+    *("attention.md", "leaks.md", "metrics.json", "report.html", "segmentation.md", "table.md", "table.tex"),
     *(f"{folder}/pets.{kind}" for folder in ("confusion", "layers") for kind in ("png", "svg")),
 ]
 """Of a grid of one data set, called pets, of which no images are shown."""
@@ -34,6 +34,9 @@ SETTINGS = Aggregate(weight=None, region="mask", decimals=1, width=7.0, height=1
 TEST = {"baseline": [0.5, 0.6, 0.7], "gta-0.1": [0.6, 0.6, 0.9], "gta-1": [0.9, 0.9, 0.9]}
 VAL = {"baseline": [0.9, 0.9, 0.9], "gta-0.1": [0.5, 0.5, 0.5], "gta-1": [0.4, 0.4, 0.6]}
 MASS = {"baseline": [0.3, 0.4, 0.5], "gta-0.1": [0.7, 0.7, 0.7], "gta-1": [0.8, 0.8, 0.8]}
+LEAKS = pd.DataFrame(
+    {"dataset": ["pets"], "kind": ["train and test"], "first": ["a.jpg"], "second": ["b.jpg"]}
+)
 Scores = dict[str, list[float]]
 
 
@@ -118,7 +121,7 @@ def study_of(folder: Path, of: Grid, state: Path = Path("none")) -> Study:
     choices = choose(long[long["split"] == "val"], of, None)
     measured = tables.label(tables.measure(long[long["split"] == "test"]), of, choices)
     cells, segmented = shown(long, of, choices), read_segments(Path("none"), [], of, choices)[0]
-    return Study(folder, state, of, SETTINGS, 10, long, measured, cells, Path("none"), segmented)
+    return Study(folder, state, of, SETTINGS, 10, long, measured, cells, Path("none"), segmented, LEAKS)
 
 
 def files_of(folder: Path, of: Grid) -> dict[str, bytes]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from ruamel.yaml import YAML
-from study import FILES, SETTINGS, TEST, VAL, grid, write_cells
+from study import FILES, LEAKS, SETTINGS, TEST, VAL, grid, write_cells
 from test_report import Page
 
 import stages.aggregate
@@ -39,12 +39,26 @@ def aggregate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path) -> Ag
         sections = {"grid": of.model_dump(), "aggregate": SETTINGS.model_dump()}
         sections |= {name: committed[name] for name in ("evaluate", "segment")}
         YAML(typ="safe", pure=True).dump(sections, tmp_path / "params.yaml")
-        places = ["--runs", "runs", "--segments", "segments", "--state", "state", "--output", output]
+        places = [
+            "--runs",
+            "runs",
+            "--segments",
+            "segments",
+            "--leaks",
+            "leaks",
+            "--state",
+            "state",
+            "--output",
+            output,
+        ]
+        for dataset in of.datasets:
+            LEAKS.drop(columns="dataset").to_csv(tmp_path / f"leaks/{dataset}.csv", index=False)
         monkeypatch.setattr("sys.argv", ["aggregate", *places, *options])
         stages.aggregate.main()
         return contents(tmp_path / output)
 
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "leaks").mkdir()
     return run
 
 

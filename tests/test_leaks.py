@@ -16,7 +16,8 @@ import stages.leaks
 from gta import leaks
 from gta.datasets.index import read_index, write_index
 from gta.errors import InputError
-from gta.leaks import find_leaks, leaks_table, leaks_text
+from gta.leak_tables import NONE, leaks_markdown, read_leaks
+from gta.leaks import find_leaks
 from gta.params.leaks import Leaks
 
 SETTINGS = Leaks(bits=10, difference=20.0)
@@ -109,10 +110,14 @@ def test_the_stage_and_the_table_of_all_data_sets(tmp_path: Path, monkeypatch: p
         arguments = ["leaks", "--data", f"data/{name}", "--output", f"runs/leaks/{name}.csv"]
         monkeypatch.setattr(sys, "argv", arguments)
         stages.leaks.main()
-    table = leaks_table(Path("runs/leaks"), ["b", "a"])
+    table = read_leaks(Path("runs/leaks"), ["b", "a"])
     assert table["dataset"].tolist() == ["a"]
-    assert "| a         | train and test | images/0.jpg | images/1.jpg |" in leaks_text(table)
-    assert leaks_text(leaks_table(Path("runs/leaks"), ["b"])) == f"{leaks.NONE}\n"
+    row = [cell.strip() for cell in leaks_markdown(table).splitlines()[-1].split("|")[1:5]]
+    assert row == ["a", "train and test", "images/0.jpg", "images/1.jpg"]
+    for none in (read_leaks(Path("runs/leaks"), ["b"]), read_leaks(Path("gone"), ["b"], partial=True)):
+        assert leaks_markdown(none).endswith(f"\n{NONE}\n")
+    with pytest.raises(InputError, match=r"gone/b\.csv: no such file, though the data set is in the grid"):
+        read_leaks(Path("gone"), ["b"])
 
 
 def test_no_test_image_or_label_reaches_a_weight(tmp_path: Path) -> None:

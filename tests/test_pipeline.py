@@ -15,15 +15,8 @@ OF_THIS_RUN = ["cost.csv", "report.html"]
 """What aggregate writes beside its outputs."""
 RESULTS = sorted(
     ["attention.md", "comparison.png", "comparison.svg", "confusion.csv", "layers.csv", "long.csv"]
-    + [
-        "metrics.json",
-        "segmentation.csv",
-        "segmentation.md",
-        "table.csv",
-        "table.md",
-        "table.tex",
-        *OF_THIS_RUN,
-    ]
+    + ["leaks.csv", "leaks.md", "metrics.json", "segmentation.csv", "segmentation.md"]
+    + ["table.csv", "table.md", "table.tex", *OF_THIS_RUN]
     + [f"{name}.{kind}" for name in FIGURES for kind in ("csv", "png", "svg")]
     + [f"{name}/digits.{kind}" for name in ("confusion", "layers", "pictures") for kind in ("png", "svg")]
 )

@@ -14,7 +14,7 @@ import pytest
 from importgraph import ROOT
 from PIL import Image
 from ruamel.yaml import YAML
-from study import SETTINGS, grid, write_cells
+from study import LEAKS, SETTINGS, grid, write_cells
 from test_figures import texts
 
 import stages.aggregate
@@ -102,10 +102,13 @@ def test_aggregate_shows_table_and_figure_and_of_a_part_what_is_missing(
     write_segments(tmp_path / "segments")
     committed = read_params(ROOT / "params.yaml")
     sections = {"grid": grid().model_dump(), "aggregate": SETTINGS.model_dump()}
+    (tmp_path / "leaks").mkdir()
+    LEAKS.drop(columns="dataset").to_csv(tmp_path / "leaks/pets.csv", index=False)
     sections |= {"segment": committed["segment"] | {"on": ["voc"]}, "evaluate": committed["evaluate"]}
     YAML(typ="safe", pure=True).dump(sections, tmp_path / "params.yaml")
     monkeypatch.chdir(tmp_path)
-    arguments = ["--runs", "runs", "--segments", "segments", "--state", "state", "--output"]
+    arguments = ["--runs", "runs", "--segments", "segments", "--leaks", "leaks", "--state", "state"]
+    arguments.append("--output")
     monkeypatch.setattr("sys.argv", ["aggregate", *arguments, "results"])
     stages.aggregate.main()
     page = (tmp_path / "results/report.html").read_text()
