@@ -68,6 +68,12 @@ def unwrapped(model: Any) -> nn.Module:
         model = inner
 
 
+def is_compiled(model: nn.Module) -> bool:
+    """Whether torch.compile has it, or what DistributedDataParallel holds, wrapped or in place."""
+    inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    return hasattr(inner, "_orig_mod") or unwrapped(inner)._compiled_call_impl is not None
+
+
 def _of_timm(model: Any) -> tuple[list[nn.Module], int, tuple[int, int]]:
     name, blocks = type(model).__name__, getattr(model, "blocks", None)
     if blocks is None or not len(blocks):
@@ -150,9 +156,13 @@ def record_logits(model: nn.Module, layers: Iterable[int], rows: Rows = "cls") -
     prefix tokens first, in the precision in which the block computes. Gradient checkpointing runs a block
     again during backward; the first run's rows are kept, and that run has to be one with gradient
     (`use_reentrant=False`). Raises InputError where it is not, and where the model cannot be read, see
-    `layout_of`.
+    `layout_of`. A model is to be compiled before, not while the context lasts.
     """
     attentions = layout_of(model).attentions
+    if is_compiled(model) and torch._dynamo.config.skip_nnmodule_hook_guards:
+        # by default, what was compiled for another instance, without hooks, may run in place of this one
+        torch._dynamo.config.skip_nnmodule_hook_guards = False
+        torch.compiler.reset()
     recorder = LogitRecorder()
     handles = [model.register_forward_pre_hook(recorder.start)]
     for layer in layers:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gta.attention import Layout, layout_of, record_logits, unwrapped
+from gta.attention import Layout, is_compiled, layout_of, record_logits
 from gta.errors import InputError
 
 Distance = Literal["logits", "centred", "kl"]
@@ -82,7 +82,7 @@ def beside(source: nn.Module, model: nn.Module, last: int | None = None) -> Iter
     """
     source.requires_grad_(False).eval()
     handles = []
-    if last is not None and unwrapped(source) is source and source._compiled_call_impl is None:
+    if last is not None and not is_compiled(source):
         handles.append(layout_of(source).attentions[last].register_forward_hook(_stop))
 
     def run_source(_: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import timm
@@ -11,7 +13,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gta.attention import layout_of, record_logits
+from gta.attention import LogitRecorder, layout_of, record_logits
 from gta.errors import InputError
 
 SMALL = {"img_size": 64, "depth": 2, "global_pool": "token"}
@@ -139,6 +141,17 @@ def test_a_compiled_model_gives_the_same_rows_and_gradients(way: str) -> None:
             rows.square().mean().backward()
         found.append((rows.detach(), model.blocks[0].attn.qkv.weight.grad))
     torch.testing.assert_close(found[1], found[0])
+
+
+def test_what_was_compiled_without_hooks_is_not_run_in_place_of_a_recorded_model() -> None:
+    torch.compiler.reset()
+    with patch.object(torch._dynamo.config, "skip_nnmodule_hook_guards", True):  # torch's default
+        for recorded in (False, True, True):
+            model = build("vit_tiny_patch16_224")
+            model.compile(backend="aot_eager")
+            with record_logits(model, [0, 2]) if recorded else nullcontext(LogitRecorder()) as recorder:
+                model(torch.randn(2, 3, 48, 48))
+            assert sorted(recorder.rows) == ([0, 2] if recorded else [])
 
 
 @pytest.mark.parametrize("fused", [True, False])
