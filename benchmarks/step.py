@@ -1,0 +1,320 @@
+"""Times one training step, data already on the device: plain, GTA here, and GTA as people write it.
+
+    python -m benchmarks.step --model vit_small_patch16_224 --batch 128 --compile     # a GPU
+    python -m benchmarks.step --model vit_small_patch16_224 --batch 8                 # a CPU
+
+All variants run in one process on the same images, in turn, round after round; what is printed and written
+(step-<model>-<device>.csv and .json) are medians over rounds with quartiles. Weights are random.
+Of the others' ways, neither gives logits: both take the logarithm of the attention, which is the logits but
+for a shift of each row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from gta.guidance import Guide, attention_penalty
+from gta.precision import autocast, described, pick_device
+
+CLASSES, WEIGHT, TINY = 200, 0.1, 1e-30
+Loss = Callable[[], Tensor]
+"""Runs the forward pass of a variant."""
+
+
+@dataclass
+class Bench:
+    """What all variants share."""
+
+    model: str
+    size: int
+    precision: Literal["auto", "bf16", "fp32"]
+    device: torch.device
+    images: Tensor
+    labels: Tensor
+
+    def build(self, fused: bool = True) -> Any:
+        """timm's model, on the device; the same weights each time."""
+        torch.manual_seed(0)
+        model = timm.create_model(self.model, img_size=self.size, num_classes=CLASSES)
+        for block in model.blocks:
+            block.attn.fused_attn = fused
+        return model.to(self.device).train()
+
+
+@dataclass
+class Variant:
+    """One way to make a step."""
+
+    name: str
+    model: nn.Module
+    loss: Loss
+    source: nn.Module | None = None
+    seconds: list[float] = field(default_factory=list)
+    flops: int = 0
+    memory: float = float("nan")
+    """Peak of a step's tensors, MiB: activations, both models, gradients, AdamW's moments; not known on a
+    CPU."""
+
+    def __post_init__(self) -> None:
+        fused = next(self.model.parameters()).is_cuda
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=fused or None)
+
+    def step(self) -> None:
+        """Forward, backward, update."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.loss().backward()  # type: ignore[no-untyped-call]  # torch does not type it
+        self.optimizer.step()
+
+
+def plain(bench: Bench, model: nn.Module) -> Loss:
+    """Cross-entropy alone."""
+
+    def loss() -> Tensor:
+        with autocast(bench.precision, bench.device):
+            logits = model(bench.images)
+        return F.cross_entropy(logits.float(), bench.labels)
+
+    return loss
+
+
+def guided(bench: Bench, model: nn.Module, source: nn.Module, contexts: ExitStack) -> Loss:
+    """GTA as it is here."""
+    guide = contexts.enter_context(Guide(source, model))
+    cross_entropy = plain(bench, model)
+    return lambda: cross_entropy() + WEIGHT * guide.penalty()
+
+
+def whole_maps(bench: Bench, model: nn.Module, source: nn.Module, contexts: ExitStack) -> Loss:
+    """Unfused attention, and hooks that keep every block's whole map of both models."""
+    ours = contexts.enter_context(kept_maps(model))
+    theirs = contexts.enter_context(kept_maps(source.eval().requires_grad_(False)))
+    cross_entropy = plain(bench, model)
+
+    def loss() -> Tensor:
+        ours.clear()
+        theirs.clear()
+        with torch.no_grad(), autocast(bench.precision, bench.device):
+            source(bench.images)
+        return cross_entropy() + WEIGHT * map_penalty(ours, theirs)
+
+    return loss
+
+
+@contextmanager
+def kept_maps(model: Any) -> Iterator[list[Tensor]]:
+    """Every block's attention (B, heads, tokens, tokens), as long as the context lasts."""
+    maps: list[Tensor] = []
+    handles = [
+        block.attn.attn_drop.register_forward_pre_hook(lambda _, inputs: maps.append(inputs[0]))
+        for block in model.blocks
+    ]
+    yield maps
+    for handle in handles:
+        handle.remove()
+
+
+def map_penalty(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
+    """GTA's penalty of whole maps, by the logarithm of their [CLS] rows."""
+    rows = [
+        torch.stack([each[:, :, 0].float().clamp_min(TINY).log() for each in maps]) for maps in (ours, theirs)
+    ]
+    return attention_penalty(rows[0], rows[1])
+
+
+class HuggingFace(nn.Module):
+    """Hugging Face's ViT of the size of timm's `like`, with a classifier on its [CLS] token."""
+
+    def __init__(self, like: Any, size: int) -> None:
+        from transformers import ViTConfig, ViTModel  # here: it takes seconds
+
+        super().__init__()
+        block = like.blocks[0]
+        config = ViTConfig(
+            hidden_size=like.embed_dim,
+            num_hidden_layers=len(like.blocks),
+            num_attention_heads=block.attn.num_heads,
+            intermediate_size=block.mlp.fc1.out_features,
+            image_size=size,
+            patch_size=like.patch_embed.patch_size[0],
+        )
+        config._attn_implementation = "eager"
+        self.vit = ViTModel(config, add_pooling_layer=False)
+        self.head = nn.Linear(like.embed_dim, CLASSES)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits, and every block's attention."""
+        out = self.vit(images, output_attentions=True)
+        return self.head(out.last_hidden_state[:, 0]), list(out.attentions)
+
+
+def hugging_face(bench: Bench, model: nn.Module, source: nn.Module) -> Loss:
+    """`output_attentions=True` of both models."""
+    source.eval().requires_grad_(False)
+
+    def loss() -> Tensor:
+        with autocast(bench.precision, bench.device):
+            with torch.no_grad():
+                _, theirs = source(bench.images)
+            logits, ours = model(bench.images)
+        return F.cross_entropy(logits.float(), bench.labels) + WEIGHT * map_penalty(ours, theirs)
+
+    return loss
+
+
+def variants(bench: Bench, compiled: bool, contexts: ExitStack) -> Iterator[Variant]:
+    """All, the first being what the others are compared with."""
+    for fused in (True, False):
+        attention = "fused" if fused else "unfused"
+        model = bench.build(fused)
+        yield Variant(f"plain, {attention}", model, plain(bench, model))
+        model, source = bench.build(fused), bench.build(fused)
+        yield Variant(f"GTA, {attention}", model, guided(bench, model, source, contexts))
+    model, source = bench.build(False), bench.build(False)
+    yield Variant("GTA by whole maps, unfused", model, whole_maps(bench, model, source, contexts))
+    like = bench.build()
+    model, source = (HuggingFace(like, bench.size).to(bench.device).train() for _ in range(2))
+    yield Variant("GTA by Hugging Face's output_attentions", model, hugging_face(bench, model, source))
+    if compiled:
+        model = bench.build()
+        model.compile()
+        yield Variant("plain, compiled", model, plain(bench, model))
+        model, source = bench.build(), bench.build()
+        model.compile()
+        source.compile()
+        yield Variant("GTA, compiled", model, guided(bench, model, source, contexts))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", default="vit_small_patch16_224", help="a ViT of timm's with layers.Attention"
+    )
+    parser.add_argument("--batch", type=int, default=8, help="images a step")
+    parser.add_argument("--size", type=int, default=224, help="height and width in pixels")
+    parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto")
+    parser.add_argument("--compile", action="store_true", help="torch.compile too, half a minute a model")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=3, help="of each variant in a round")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    arguments = parser.parse_args()
+    device = pick_device()
+    images = torch.randn(arguments.batch, 3, arguments.size, arguments.size, device=device)
+    labels = torch.randint(CLASSES, (arguments.batch,), device=device)
+    bench = Bench(arguments.model, arguments.size, arguments.precision, device, images, labels)
+    with ExitStack() as contexts:
+        found = []
+        for variant in variants(bench, arguments.compile, contexts):
+            prepare(variant, device)
+            found.append(variant)
+        rates = []
+        for _ in range(arguments.rounds):
+            rates.append(matrix_rate(device))
+            for variant in found:
+                variant.seconds.append(timed(variant.step, arguments.steps, device))
+    table = summary(found, float(np.median(rates)))
+    facts = {
+        "model": arguments.model,
+        "batch": arguments.batch,
+        "size": arguments.size,
+        "precision": arguments.precision,
+        "device": described(device),
+        "matrix TFLOP/s": round(float(np.median(rates)) / 1e12, 2),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+    }
+    print(", ".join(f"{name} {value}" for name, value in facts.items()))
+    print(table.to_string(index=False, float_format=lambda value: f"{value:.3g}"))
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    kind = torch.cuda.get_device_name(device).replace(" ", "-") if device.type == "cuda" else "cpu"
+    name = arguments.output / f"step-{arguments.model}-{arguments.batch}-{kind}"
+    table.to_csv(name.with_suffix(".csv"), index=False, float_format="%.6g", lineterminator="\n")
+    content = json.dumps({**facts, "rows": table.to_dict("records")}, indent=2)
+    name.with_suffix(".json").write_text(content + "\n", encoding="utf-8")
+
+
+def prepare(variant: Variant, device: torch.device) -> None:
+    """Counts what a step does and takes, after steps that compile and allocate."""
+    if "compiled" not in variant.name:
+        with FlopCounterMode(display=False) as counter:
+            variant.step()
+        variant.flops = counter.get_total_flops()
+    for _ in range(2):
+        variant.step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        variant.step()
+        torch.cuda.synchronize()
+        held = 4 * _bytes(variant.model) + _bytes(variant.source)  # weights, gradients, two moments
+        variant.memory = (torch.cuda.max_memory_allocated() - before + held) / 2**20
+
+
+def _bytes(model: nn.Module | None) -> int:
+    return 0 if model is None else sum(parameter.nbytes for parameter in model.parameters())
+
+
+def timed(run: Callable[[], object], times: int, device: torch.device) -> float:
+    """Seconds a run, the mean of a few in a row."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(times):
+        run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - started) / times
+
+
+def matrix_rate(device: torch.device) -> float:
+    """FLOP/s of one large bf16 matrix product."""
+    side = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    a @ b
+    return 2 * side**3 / timed(lambda: a @ b, 5, device)
+
+
+def summary(found: list[Variant], rate: float) -> pd.DataFrame:
+    """A row a variant: ms, quartiles, ratio to the first (of compiled ones to the compiled plain one), share
+    of the matrix rate, memory."""
+    rows = []
+    by_name = {variant.name: variant for variant in found}
+    for variant in found:
+        quartiles = np.percentile(variant.seconds, [25, 50, 75])
+        plain_one = by_name["plain, compiled"] if "compiled" in variant.name else found[0]
+        flops = variant.flops or by_name[variant.name.replace("compiled", "fused")].flops
+        rows.append(
+            {
+                "step": variant.name,
+                "ms": 1000 * quartiles[1],
+                "first quartile": 1000 * quartiles[0],
+                "third quartile": 1000 * quartiles[2],
+                "over plain": quartiles[1] / np.median(plain_one.seconds),
+                "share of rate": flops / quartiles[1] / rate,
+                "peak MiB": variant.memory,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+if __name__ == "__main__":
+    main()
