@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from gta.choice import Cell
 from gta.errors import InputError
 from gta.tables import KEYS
-from gta.texts import percent, weights
+from gta.texts import number, percent, weights
 
 MEASURES = ["seconds", "images_per_second", "memory_gib"]
 COLUMNS = [*KEYS, "method", "seed", *MEASURES, "memory_of", "device"]
@@ -79,9 +77,9 @@ def cost_rows(costs: pd.DataFrame, measured: pd.DataFrame, decimals: int) -> lis
             "method": row["label"],
             "λ": weights(row["method"]),
             "accuracy": percent(row["top1"], row["top1_std"], decimals),
-            "seconds a seed": _number(row, "seconds"),
-            "images/s": _number(row, "images_per_second"),
-            "peak memory (GiB)": _number(row, "memory_gib", 2),
+            "seconds a seed": number(row["seconds"], row["seconds_std"], 1),
+            "images/s": number(row["images_per_second"], row["images_per_second_std"], 1),
+            "peak memory (GiB)": number(row["memory_gib"], row["memory_gib_std"], 2),
             "of": row["memory_of"] if pd.notna(row["memory_of"]) else "–",
             "on": row["device"] if pd.notna(row["device"]) else "–",
             "seeds known": f"{0 if pd.isna(row['trained']) else row['trained']:.0f} of {row['seeds']}",
@@ -92,10 +90,3 @@ def cost_rows(costs: pd.DataFrame, measured: pd.DataFrame, decimals: int) -> lis
 
 def _either(names: pd.Series) -> str:
     return " or ".join(sorted(set(names)))
-
-
-def _number(row: dict[Hashable, Any], name: str, decimals: int = 1) -> str:
-    if pd.isna(row[name]):
-        return "–"
-    spread = "" if pd.isna(row[f"{name}_std"]) else f" ± {row[f'{name}_std']:.{decimals}f}"
-    return f"{row[name]:.{decimals}f}{spread}"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from gta.errors import InputError
+from gta.evaluated import read_table
 from gta.texts import markdown
 
 LEAKS = """\
@@ -26,7 +27,7 @@ def read_leaks(folder: Path, datasets: list[str], partial: bool = False) -> pd.D
     for name in datasets:
         path = folder / f"{name}.csv"
         if path.exists():
-            table = pd.read_csv(path)
+            table = read_table(path, ["kind", "first", "second"])
             table.insert(0, "dataset", name)
             tables.append(table)
         elif not partial:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pandas.errors import EmptyDataError, ParserError
 
 from gta.choice import Choices
 from gta.errors import InputError
+from gta.evaluated import read_table
 from gta.methods import BASELINE
 from gta.params.grid import Grid
 from gta.protocols import PROTOCOLS
@@ -67,16 +67,7 @@ def reported_methods(dataset: str, fraction: int, grid: Grid, choices: Choices) 
 def _measured(folder: Path, models: list[str]) -> dict[str, Any]:
     """Counts, and mean and std over the models of a cell's summary.csv."""
     path = folder / "summary.csv"
-    try:
-        rows = pd.read_csv(path, dtype={"model": str})
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file, though the cell is in the grid and segment.on") from None
-    except (EmptyDataError, ParserError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a table: {' '.join(str(error).split())}") from None
-    if missing := [name for name in ("model", *COUNTS, *PROTOCOLS) if name not in rows]:
-        raise InputError(
-            f"{path}: expected the columns {', '.join(missing)}, found {', '.join(rows.columns)}"
-        )
+    rows = read_table(path, ["model", *COUNTS, *PROTOCOLS])
     if sorted(rows["model"]) != sorted(models):
         raise InputError(f"{path}: expected rows of {', '.join(models)}, found {', '.join(rows['model'])}")
     found: dict[str, Any] = {"seeds": len(rows)} | {name: int(rows[name].iloc[0]) for name in COUNTS}

@@ -101,8 +101,7 @@ def calibration_rows(table: pd.DataFrame, decimals: int) -> list[dict[str, str]]
             "method": row["method"],
             "λ": weights(row["name"]),
             "calibration error": percent(row["ece"], row["ece_std"], decimals),
-            "cross-entropy (nats)": f"{row['nll']:.2f}"
-            + ("" if math.isnan(row["nll_std"]) else f" ± {row['nll_std']:.2f}"),
+            "cross-entropy (nats)": number(row["nll"], row["nll_std"], 2),
         }
         for row in table.to_dict("records")
     ]
@@ -198,6 +197,13 @@ def percent(mean: float, std: float | None, decimals: int, sign: str = "") -> st
     spread = "" if std is None else " ± –" if math.isnan(std) else f" ± {100 * std:.{decimals}f}"
     rounded = round(100 * mean, decimals) + 0.0  # no minus before a zero
     return f"{rounded:{sign}.{decimals}f}{spread}".replace("-", "−")
+
+
+def number(mean: float, std: float, decimals: int) -> str:
+    """What is no share, as `1.34 ± 0.06`; `–` for what is not known, and no spread where that is not."""
+    if math.isnan(mean):
+        return "–"
+    return f"{mean:.{decimals}f}" + ("" if math.isnan(std) else f" ± {std:.{decimals}f}")
 
 
 def markdown(rows: list[dict[str, str]]) -> str:

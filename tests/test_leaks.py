@@ -118,6 +118,9 @@ def test_the_stage_and_the_table_of_all_data_sets(tmp_path: Path, monkeypatch: p
         assert leaks_markdown(none).endswith(f"\n{NONE}\n")
     with pytest.raises(InputError, match=r"gone/b\.csv: no such file, though the data set is in the grid"):
         read_leaks(Path("gone"), ["b"])
+    Path("runs/leaks/b.csv").write_text("kind\n")
+    with pytest.raises(InputError, match=r"leaks/b\.csv: expected the columns first, second, found kind"):
+        read_leaks(Path("runs/leaks"), ["b"])
 
 
 def test_no_test_image_or_label_reaches_a_weight(tmp_path: Path) -> None:

@@ -45,12 +45,14 @@ def _distinct(methods: list[str]) -> list[str]:
     return methods
 
 
+DatasetName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+"""Of an entry of the `download` section: lower case, digits, underscores."""
+
+
 class Grid(Section):
     """The cells: every data set x fraction x method, each with all seeds."""
 
-    datasets: Annotated[
-        list[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]], Field(min_length=1), _UNIQUE
-    ]
+    datasets: Annotated[list[DatasetName], Field(min_length=1), _UNIQUE]
     """Names of entries of the `download` section: lower case, digits, underscores."""
     fractions: Annotated[list[Annotated[int, Field(ge=1, le=100)]], Field(min_length=1), _UNIQUE]
     """Per cent of each class's training images, whole numbers from 1 to 100."""

@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from gta.params.grid import unique
+from gta.params.grid import DatasetName, unique
 from gta.params.section import Section
 
 
 class Segment(Section):
     """Attention-map segmentation of sets of images with masks, by the source and by every model."""
 
-    on: Annotated[list[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]], AfterValidator(unique)]
+    on: Annotated[list[DatasetName], AfterValidator(unique)]
     """Names of entries of the `download` section that have masks, in the grid or not; their test images are
     segmented. Empty: nothing is."""
     images: Annotated[int, Field(ge=1)]
