@@ -72,23 +72,31 @@ def _stop(*_: object) -> None:
 
 
 @contextmanager
-def beside(source: nn.Module, model: nn.Module, last: int | None = None) -> Iterator[None]:
+def beside(
+    source: nn.Module, model: nn.Module, last: int | None = None, *, compiled: bool = False
+) -> Iterator[None]:
     """While the context lasts, each training pass of `model` is preceded by one of `source`.
 
     The source is frozen, in evaluation mode, and sees the very same tensor under the same autocast without
     gradient; it runs only while the model is in training mode with gradients on. Hugging Face's `labels` are
     not handed on. last: the block after whose attention it stops, since nothing later is read; None: it
-    runs to its end, as it always does when it is compiled.
+    runs to its end, as it always does where it was compiled before. compiled: whether to compile it here,
+    without whatever nobody reads.
     """
     source.requires_grad_(False).eval()
     handles = []
-    if last is not None and not is_compiled(source):
+    if last is not None and not compiled and not is_compiled(source):
         handles.append(layout_of(source).attentions[last].register_forward_hook(_stop))
+
+    def see(*inputs: Any, **options: Any) -> None:  # returns nothing, so that no output is ever wanted
+        source(*inputs, **options)
+
+    run = torch.compile(see, dynamic=False) if compiled else see
 
     def run_source(_: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
         if model.training and torch.is_grad_enabled():
             with torch.no_grad(), suppress(_Enough):
-                source(*inputs, **{name: value for name, value in options.items() if name != "labels"})
+                run(*inputs, **{name: value for name, value in options.items() if name != "labels"})
 
     handles.append(model.register_forward_pre_hook(run_source, with_kwargs=True))
     try:

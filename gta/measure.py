@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import pandas as pd
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from gta.metrics import per_image
 from gta.models import Card, normalise
@@ -18,13 +18,13 @@ from gta.precision import autocast
 def predict(
     model: nn.Module,
     card: Card,
-    loader: DataLoader[Any],
+    batches: Iterable[dict[str, Any]],
     device: torch.device,
     precision: Literal["fp32", "bf16", "auto"],
 ) -> pd.DataFrame:
-    """A row an image, in the loader's order, with the columns of `metrics.per_image`."""
+    """A row an image, in the batches' order, with the columns of `metrics.per_image`."""
     parts = []
-    for batch in loader:
+    for batch in batches:
         with autocast(precision, device):
             logits = model(normalise(batch["image"].to(device), card))
         parts.append(pd.DataFrame(per_image(logits, batch["label"].to(device))))

@@ -1,11 +1,16 @@
-"""Device and autocast: where a model runs, and in which precision."""
+"""Device, autocast and compilation: where a model runs, and how."""
 
 from __future__ import annotations
 
+import logging
 import os
+from functools import cache
 from typing import Literal
 
 import torch
+from torch import nn
+
+log = logging.getLogger(__name__)
 
 
 def pick_device() -> torch.device:
@@ -27,13 +32,42 @@ def make_deterministic() -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def autocast(precision: Literal["fp32", "bf16", "auto"], device: torch.device) -> torch.autocast:
-    """bf16 autocast, or none. `auto` takes bf16 where the processor has instructions for it: elsewhere it
-    is emulated, and slower than float32."""
-    if precision == "auto":
-        if device.type == "cuda":
-            native = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:
-            native = bool(torch.cpu._is_avx512_bf16_supported())
-        precision = "bf16" if native else "fp32"
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+Precision = Literal["fp32", "bf16", "auto"]
+
+
+def takes_bf16(precision: Precision, device: torch.device) -> bool:
+    """Whether the precision means bf16 here. `auto` does where the processor has instructions for it:
+    elsewhere it is emulated, and slower than float32."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """bf16 autocast, or none."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=takes_bf16(precision, device))
+
+
+def keep_in_bf16(module: nn.Module) -> None:
+    """Turns the weights of a frozen module's linear layers to bf16, which autocast does anyway: but again in
+    every pass, as it remembers only what is trained."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            layer.weight = nn.Parameter(layer.weight.bfloat16(), requires_grad=False)
+
+
+@cache
+def can_compile(device: torch.device) -> bool:
+    """Whether torch.compile works here, which needs a C++ compiler or Triton; logs why not.
+
+    Compiled models see their hooks from here on, see `attention.record_logits`.
+    """
+    torch._dynamo.config.skip_nnmodule_hook_guards = False
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.zeros(8, device=device))
+    except Exception as error:
+        log.warning(f"torch.compile does not work here, models run uncompiled: {str(error).splitlines()[0]}")
+        return False
+    return True

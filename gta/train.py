@@ -20,8 +20,8 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from gta.atomic import atomic_file
-from gta.attention import LogitRecorder, layout_of, record_logits
-from gta.batches import Epochs
+from gta.attention import LogitRecorder, is_compiled, layout_of, record_logits
+from gta.batches import Epochs, Loader
 from gta.errors import InputError
 from gta.guidance import beside
 from gta.meter import Cost, restart, spent
@@ -33,8 +33,6 @@ from gta.penalties.base import Batch, Penalty
 from gta.precision import autocast
 
 if TYPE_CHECKING:
-    from torch.utils.data import DataLoader
-
     from gta.params.finetune import Finetune
 
     Bar = tqdm[Any]
@@ -57,7 +55,7 @@ class Run:
     settings: Finetune
     seed: int
     device: torch.device
-    loader: DataLoader[Any]
+    loader: Loader
     sampler: Epochs
     validate: Callable[[nn.Module], dict[str, float]] | None
     """Measures the model on the validation images; None where there are none."""
@@ -117,7 +115,7 @@ def _attach(run: Run, contexts: ExitStack) -> LogitRecorder | None:
     ends = [penalty.source_ends for penalty in penalties if penalty.needs_source]
     if ends:
         end = None if None in ends else max(number for number in ends if number is not None)
-        contexts.enter_context(beside(run.source, run.model, end))
+        contexts.enter_context(beside(run.source, run.model, end, compiled=is_compiled(run.model)))
     if run.method.mixing != "transmix":
         return None
     last = len(layout_of(run.model).attentions) - 1

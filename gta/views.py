@@ -1,7 +1,7 @@
 """What the model sees of an image: a random crop in training, the centre in evaluation, object included.
 
-Pillow reads, crops and resizes; this module only decides where. Every random choice comes from a
-generator that the caller seeds by image and epoch.
+Pillow reads and resizes; this module only decides where. Every random choice comes from a generator that is
+seeded by image and epoch.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import math
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from gta.errors import InputError
@@ -20,6 +21,7 @@ from gta.errors import InputError
 if TYPE_CHECKING:
     from gta.params.finetune import Finetune
 
+Array = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 in pixels, x1 and y1 exclusive."""
 UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -94,12 +96,24 @@ def random_box(width: int, height: int, crop: Crop, rng: np.random.Generator) ->
     return x, y, x + w, y + h
 
 
-def train_view(image: Image.Image, size: int, crop: Crop, seed: tuple[int, ...]) -> np.ndarray:
-    """A random view: (3, size, size), uint8. The same `seed` gives the same view."""
+class View(NamedTuple):
+    """What is to be seen of an image."""
+
+    box: Box
+    flip: bool
+
+
+def draw(width: int, height: int, crop: Crop, rng: np.random.Generator) -> View:
+    """A random view of an image of this size."""
+    return View(random_box(width, height, crop, rng), bool(rng.random() < crop.flip))
+
+
+def train_view(pixels: Array, size: int, crop: Crop, seed: tuple[int, ...]) -> Array:
+    """A random view of (height, width, 3): (3, size, size). The same `seed` gives the same view."""
     rng = np.random.default_rng(seed)
-    box = random_box(image.width, image.height, crop, rng)
-    view = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
-    if rng.random() < crop.flip:
+    box, flip = draw(pixels.shape[1], pixels.shape[0], crop, rng)
+    view = resized(pixels, box, size)
+    if flip:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if crop.augment is not None:
         # timm's policies draw from the two global generators
@@ -109,6 +123,22 @@ def train_view(image: Image.Image, size: int, crop: Crop, seed: tuple[int, ...])
     return np.asarray(view).transpose(2, 0, 1)
 
 
+def resized(pixels: Array, box: Box, size: int) -> Image.Image:
+    """The box of (height, width, 3) at size x size, bicubic; what the filter cannot reach is not copied."""
+    x0, y0, x1, y1 = box
+    left, right = _reached(x0, x1, size, pixels.shape[1])
+    top, bottom = _reached(y0, y1, size, pixels.shape[0])
+    image = Image.fromarray(pixels[top:bottom, left:right])
+    inside = (x0 - left, y0 - top, x1 - left, y1 - top)
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=inside)
+
+
+def _reached(start: float, end: float, size: int, length: int) -> tuple[int, int]:
+    """The pixels of a side of `length` that a bicubic filter reads for start .. end at `size`."""
+    support = 2 * max((end - start) / size, 1) + 1
+    return max(0, math.floor(start - support)), min(length, math.ceil(end + support))
+
+
 def centre_box(width: int, height: int, share: float) -> Box:
     """The central square whose side is `share` of the shorter side."""
     side = min(width, height) * share
@@ -116,21 +146,23 @@ def centre_box(width: int, height: int, share: float) -> Box:
     return x, y, x + side, y + side
 
 
-def centre_view(image: Image.Image, size: int, share: float) -> np.ndarray:
-    """Resize and centre crop in one step: (3, size, size), uint8."""
-    box = centre_box(image.width, image.height, share)
-    view = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
-    return np.asarray(view).transpose(2, 0, 1)
+def centre_view(pixels: Array, size: int, share: float) -> Array:
+    """Resize and centre crop of (height, width, 3) in one step: (3, size, size)."""
+    box = centre_box(pixels.shape[1], pixels.shape[0], share)
+    return np.asarray(resized(pixels, box, size)).transpose(2, 0, 1)
 
 
-def centre_mask(mask: Image.Image, size: int, share: float) -> np.ndarray:
-    """A mask of the index under the same crop: (size, size), uint8, its coding kept."""
+def centre_mask(mask: Image.Image, size: int, share: float) -> Array:
+    """A mask of the index under the same crop: (size, size), its coding kept."""
     box = centre_box(mask.width, mask.height, share)
     return np.asarray(mask.resize((size, size), Image.Resampling.NEAREST, box=box))
 
 
-def box_mask(box: Box, width: int, height: int, size: int, share: float) -> np.ndarray:
-    """A box of the index under the same crop, drawn as a mask: (size, size), uint8, 1 inside."""
+def box_mask(box: Box, width: int, height: int, size: int, share: float) -> Array:
+    """A box of the index under the same crop, drawn as a mask: (size, size), 1 inside.
+
+    width, height: of the image in whose pixels the box is.
+    """
     left, top, right, _ = centre_box(width, height, share)
     scale = size / (right - left)
     x0, x1 = (min(max(round((x - left) * scale), 0), size) for x in (box[0], box[2]))

@@ -22,6 +22,7 @@ from gta.metrics import accuracy_measures
 from gta.params.evaluate import LOCALISATION, Evaluate
 from gta.params.grid import Grid
 from gta.params.section import load
+from gta.pixels import Pixels
 from gta.precision import make_deterministic, pick_device
 
 
@@ -30,7 +31,10 @@ def main() -> None:
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--fraction", type=int, required=True, help="per cent of the training images")
     parser.add_argument("--method", required=True, help="as in grid.methods")
-    parser.add_argument("--data", type=Path, required=True, help="folder of the data set's images and masks")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder of the data set, in which its masks lie"
+    )
+    parser.add_argument("--pixels", type=Path, required=True, help="folder with train.npy and test.npy")
     parser.add_argument("--train", type=Path, required=True, help="list of training images, to be counted")
     parser.add_argument("--val", type=Path, required=True, help="list of validation images")
     parser.add_argument("--test", type=Path, required=True, help="list of test images")
@@ -54,12 +58,14 @@ def main() -> None:
         "train_images": len(lists["train"]),
         "val_images": len(lists["val"]),
     }
+    pixels = {split: Pixels(arguments.pixels / f"{split}.npy") for split in ("train", "test")}
+    pixels["val"] = pixels["train"]
     rows, predictions = [], []
     heads: dict[tuple[str, str], int] = {}
     for split in ("val", "test"):
         if lists[split].empty:
             continue
-        images = CentreImages(arguments.data, lists[split], card.image_size, card.crop, with_objects=True)
+        images = CentreImages(pixels[split], lists[split], card.image_size, card.crop, arguments.data)
         loader = centre_loader(images, settings.batch_size, settings.workers)
         seen = look(
             networks, card, loader, device, settings.precision, settings.layer, settings.heads, settings.keep
@@ -77,7 +83,7 @@ def main() -> None:
             predictions.append(own.assign(**names))
     of_test = {name: of.heads for name, of in seen.items()}  # the last split's
     shown = pictured(lists["test"], settings.pictures)
-    views = CentreImages(arguments.data, shown, card.image_size, card.crop, with_objects=True)
+    views = CentreImages(pixels["test"], shown, card.image_size, card.crop, arguments.data)
     with atomic_folder(arguments.output) as folder:
         if len(shown):
             batch = next(iter(centre_loader(views, len(shown), workers=0)))

@@ -28,7 +28,16 @@ from gta.params.grid import Grid
 from gta.params.section import load
 from gta.penalties.base import Setting
 from gta.penalties.build import build_penalties, needs_keys
-from gta.precision import autocast, described, make_deterministic, pick_device
+from gta.pixels import Pixels
+from gta.precision import (
+    autocast,
+    can_compile,
+    described,
+    keep_in_bf16,
+    make_deterministic,
+    pick_device,
+    takes_bf16,
+)
 from gta.scope import merge, restrict
 from gta.train import Run, train
 from gta.views import crop_of
@@ -42,7 +51,7 @@ class Cell:
 
     settings: Finetune
     method: Method
-    data: Path
+    pixels: Pixels
     train: pd.DataFrame
     val: pd.DataFrame
     source: Path
@@ -58,15 +67,15 @@ class Cell:
             "seed": seed,
             "device": self.device.type,
             "lists": [rows[["image", "label"]].to_csv(index=False) for rows in (self.train, self.val)],
+            "images": [self.pixels.hashes(rows["image"]) for rows in (self.train, self.val)],
         }
-        images = [self.data / name for name in [*self.train["image"], *self.val["image"]]]
-        return f"seed{seed}-{fingerprint(parts, [self.source, *images])}"
+        return f"seed{seed}-{fingerprint(parts, [self.source])}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--method", required=True, help="as in grid.methods")
-    parser.add_argument("--data", type=Path, required=True, help="folder of the data set's images")
+    parser.add_argument("--pixels", type=Path, required=True, help="the data set's training images")
     parser.add_argument("--train", type=Path, required=True, help="list of training images")
     parser.add_argument("--val", type=Path, required=True, help="list of validation images")
     parser.add_argument("--source", type=Path, required=True, help="weights of the frozen source")
@@ -76,11 +85,12 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     settings, grid = load(Finetune, "finetune"), load(Grid, "grid")
-    make_deterministic()
+    if settings.deterministic:
+        make_deterministic()
     cell = Cell(
         settings,
         parse_method(arguments.method),
-        arguments.data,
+        Pixels(arguments.pixels),
         read_index(arguments.train),
         read_index(arguments.val),
         arguments.source,
@@ -123,17 +133,20 @@ def train_seed(cell: Cell, seed: int, state: Path) -> None:
         torch.zeros(1, 3, card.image_size, card.image_size).to(cell.device),
     )
     views = 2 if needs_keys(cell.method) else 1
-    images = TrainImages(cell.data, cell.train, card.image_size, crop_of(settings), seed, views)
-    loader, sampler = train_loader(images, settings.batch_size, settings.workers)
-    centre = CentreImages(cell.data, cell.val, card.image_size, card.crop, with_objects=False)
-    val_loader = centre_loader(centre, settings.batch_size, settings.workers)
+    images = TrainImages(cell.pixels, cell.train, card.image_size, crop_of(settings), seed, views)
+    loader, sampler = train_loader(images, settings.batch_size, settings.workers, cell.device)
+    centre = CentreImages(cell.pixels, cell.val, card.image_size, card.crop)
+    # the same each time: cut once
+    val = (
+        list(centre_loader(centre, settings.batch_size, settings.workers)) if settings.validate_every else []
+    )
 
     def validate(trained: torch.nn.Module) -> dict[str, float]:
-        images = predict(trained, card, val_loader, cell.device, settings.precision)
+        images = predict(trained, card, val, cell.device, settings.precision)
         return accuracy_measures(images, bins=1)
 
     def centre_views() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        seen = CentreImages(cell.data, cell.train, card.image_size, card.crop, with_objects=False)
+        seen = CentreImages(cell.pixels, cell.train, card.image_size, card.crop)
         for batch in centre_loader(seen, settings.batch_size, settings.workers):
             yield normalise(batch["image"].to(cell.device), card), batch["label"].to(cell.device)
 
@@ -145,18 +158,23 @@ def train_seed(cell: Cell, seed: int, state: Path) -> None:
         centre_views,
         lambda: autocast(settings.precision, cell.device),
     )
+    penalties = build_penalties(cell.method, setting)
+    if takes_bf16(settings.precision, cell.device):
+        keep_in_bf16(source.get_submodule("blocks"))
+    if settings.compile and can_compile(cell.device):
+        model.compile(dynamic=False)
     trainee = Run(
         model=model,
         card=card,
         source=source,
         method=cell.method,
-        penalties=build_penalties(cell.method, setting),
+        penalties=penalties,
         settings=settings,
         seed=seed,
         device=cell.device,
         loader=loader,
         sampler=sampler,
-        validate=validate if len(cell.val) else None,
+        validate=validate if val else None,
     )
     checkpoint = state / "checkpoint.pt"
     trained = train(trainee, checkpoint)

@@ -11,7 +11,7 @@ from jaxtyping import install_import_hook
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: more threads would only wait for each other
     os.environ["OMP_NUM_THREADS"] = "1"
-sys.path.insert(0, str(Path(__file__).parent))  # importgraph and other helpers of the tests
+sys.path.insert(0, str(Path(__file__).parent))  # helpers of the tests
 for module in ("gta.guidance", "gta.heads", "gta.metrics", "gta.models"):
     install_import_hook(module, "beartype.beartype")
 

@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from importgraph import ROOT
 from ruamel.yaml import YAML
 
 from gta.params.section import read_params
 
+ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {
     **os.environ,
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

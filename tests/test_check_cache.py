@@ -7,8 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from importgraph import ROOT
-from repository import ENVIRONMENT
+from repository import ENVIRONMENT, ROOT
 
 PIPELINE = """
 stages:

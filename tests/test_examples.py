@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from importgraph import ROOT
 from PIL import Image
+from repository import ROOT
 
 LINE = re.compile(r"epoch (\d+) cross-entropy ([\d.]+) penalty ([\d.]+)")
 

@@ -16,7 +16,7 @@ def test_dvc_accepts_the_project_as_it_is_built(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     cost = measure(20, layout, SPLITS[layout])  # raises where DVC would run more, or less, than it must
-    assert cost.stages == 2 * 20 + 3 * 5 + 3
+    assert cost.stages == 2 * 20 + 4 * 5 + 4
     assert len(list(tmp_path.rglob("dvc.lock"))) == (1 if layout == "one file" else 6)
 
 

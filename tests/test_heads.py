@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import CARD, images, training
+from tiny import CARD, images, packed, training
 
 from gta.attention import record_logits
 from gta.batches import CentreImages, centre_loader
@@ -109,7 +109,8 @@ def test_one_pass_sees_every_layer_of_every_model(tmp_path: Path) -> None:
     calls = {"source": 0, "0": 0}
     for name, model in (("source", run.source), ("0", run.model.eval())):
         model.register_forward_hook(lambda *_, name=name: calls.update({name: calls[name] + 1}))
-    loader = centre_loader(CentreImages(tmp_path, images(tmp_path), 32, 1.0, with_objects=True), 4, 0)
+    rows = images(tmp_path)
+    loader = centre_loader(CentreImages(packed(tmp_path, rows), rows, 32, 1.0, tmp_path), 4, 0)
     seen = look({"source": run.source, "0": run.model}, CARD, loader, run.device, "fp32", -1, "mean", 0.6)
     assert calls == {"source": 3, "0": 3}  # batches
     assert (seen["source"].heads["distance"] == 0).all()

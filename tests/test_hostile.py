@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 import timm
 import torch
-from importgraph import ROOT
 from layouts import PLANES, PUG, changed, download, fails, folder, mask_of, mirror_of, official, picture
 from PIL import Image
+from repository import ROOT
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny import CARD, source_file
@@ -179,7 +179,7 @@ def test_an_odd_image_is_read_rightly(case: str) -> None:
 def test_sizes_at_the_edge_give_a_view(size: tuple[int, int]) -> None:
     birds(stored(Image.new("RGB", size, (200, 100, 50)), "PNG"))
     download(folder())
-    view = centre_view(read_rgb(Path("data/birds/images/bee/1.jpg")), 16, 0.875)
+    view = centre_view(np.asarray(read_rgb(Path("data/birds/images/bee/1.jpg"))), 16, 0.875)
     assert view.shape == (3, 16, 16)
     assert view[:, 8, 8].tolist() == [200, 100, 50]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from importgraph import ROOT
 from pydantic import BaseModel
+from repository import ROOT
 from ruamel.yaml import YAML
 
 import stages.check

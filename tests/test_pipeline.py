@@ -26,7 +26,8 @@ RESULTS = sorted(
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     made = Repository(tmp_path_factory.mktemp("pipeline"))
     ran = made.repro()
-    names = ["check", "download@digits", "split@digits", "leaks@digits", "source", "aggregate"]
+    names = ["code", "check", "source", "aggregate"]
+    names += [f"{stage}@digits" for stage in ("download", "split", "pack", "leaks")]
     names += [f"{stage}@{cell.replace('/', '-')}" for stage in ("finetune", "evaluate") for cell in CELLS]
     assert sorted(ran) == sorted(names)
     made.run("git", "add", "-A")
@@ -46,7 +47,8 @@ def test_it_writes_exactly_these_files(repository: Repository) -> None:
     assert repository.files("runs/segment") == ["params.checked"]  # nothing is segmented
     assert repository.files("sources") == ["source.safetensors"]
     lists = [name for name in repository.files("data/digits") if name.endswith(".csv")]
-    assert lists == ["index.csv", "test.csv", "train/100.csv", "train/50.csv", "val.csv"]
+    packed = ["pixels/test.csv", "pixels/train.csv"]
+    assert lists == ["index.csv", *packed, "test.csv", "train/100.csv", "train/50.csv", "val.csv"]
     assert len(repository.files("data/digits/images")) == len(repository.files("data/digits/masks")) == 70
 
 

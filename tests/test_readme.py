@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import timm
-from importgraph import ROOT
 from PIL import Image
+from repository import ROOT
 from tiny import source_file
 
 from gta.methods import MIXINGS, PENALTIES, SCOPES, parse_method

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from importgraph import ROOT
 from PIL import Image
+from repository import ROOT
 from ruamel.yaml import YAML
 from study import LEAKS, SETTINGS, grid, write_cells
 from test_figures import texts

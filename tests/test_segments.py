@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from importgraph import ROOT
 from PIL import Image
+from repository import ROOT
 from ruamel.yaml import YAML
 from test_tables import grid
 from tiny import source_file

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from importgraph import ROOT
+from repository import ROOT
 
 from gta import readers
 from tools.survey_models import faults, names, survey

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import CARD, images, settings, training
+from tiny import CARD, images, packed, settings, training
 from torch import nn
 
 from gta.batches import CentreImages, centre_loader
@@ -131,7 +131,8 @@ def test_validation_changes_no_weight(tmp_path: Path) -> None:
     """Its loader draws a random number an iterator, and the model is put into evaluation and back."""
     plain = trained(tmp_path, "gta-0.1")
     run = training(tmp_path, "gta-0.1", validate_every=1)
-    loader = centre_loader(CentreImages(tmp_path, images(tmp_path), 32, 1.0, with_objects=False), 4, 0)
+    rows = images(tmp_path)
+    loader = centre_loader(CentreImages(packed(tmp_path, rows), rows, 32, 1.0), 4, 0)
 
     def validate(model: nn.Module) -> dict[str, float]:
         seen = predict(model, CARD, loader, run.device, "fp32")

@@ -20,6 +20,7 @@ from gta.models import Card, create, load, normalise, start_from, write_weights
 from gta.params.finetune import Finetune
 from gta.penalties.base import Setting
 from gta.penalties.build import build_penalties, needs_keys
+from gta.pixels import Pixels, pack
 from gta.scope import restrict
 from gta.train import Run
 from gta.views import Crop
@@ -41,6 +42,8 @@ SETTINGS: dict[str, Any] = {
     "clip_norm": 1.0,
     "drop_path": 0.1,
     "precision": "fp32",
+    "compile": False,
+    "deterministic": True,
     "crop_scale": [0.5, 1.0],
     "crop_ratio": [0.75, 1.3333],
     "flip": 0.5,
@@ -91,9 +94,18 @@ def source_file(folder: Path, **changes: Any) -> Path:
     return path
 
 
+def packed(folder: Path, rows: pd.DataFrame) -> Pixels:
+    """The rows' images, as stage `pack` keeps them."""
+    path = folder / "packed/images.npy"
+    if not path.exists():
+        pack(folder, rows["image"].tolist(), None, path)
+    return Pixels(path)
+
+
 def centre_views(folder: Path) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """The images of `training` as they are seen in evaluation."""
-    for batch in centre_loader(CentreImages(folder, images(folder), 32, 1.0, with_objects=False), 4, 0):
+    rows = images(folder)
+    for batch in centre_loader(CentreImages(packed(folder, rows), rows, 32, 1.0), 4, 0):
         yield normalise(batch["image"], CARD), batch["label"]
 
 
@@ -107,8 +119,9 @@ def training(folder: Path, method: str = "baseline", seed: int = 0, classes: int
     restrict(model, parsed.scope, section.lora, torch.zeros(1, 3, 32, 32))
     rows = images(folder)
     crop = Crop((0.5, 1.0), (0.75, 1.3333), section.flip)
-    views = TrainImages(folder, rows, card.image_size, crop, seed, 2 if needs_keys(parsed) else 1)
-    loader, sampler = train_loader(views, section.batch_size, section.workers)
+    views = 2 if needs_keys(parsed) else 1
+    seen = TrainImages(packed(folder, rows), rows, card.image_size, crop, seed, views)
+    loader, sampler = train_loader(seen, section.batch_size, section.workers, torch.device("cpu"))
 
     penalties = build_penalties(
         parsed, Setting(model, source, section, 2, partial(centre_views, folder), nullcontext)

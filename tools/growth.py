@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "docs/growth.md"
 DATASETS, FRACTIONS = 5, [15, 30, 50, 100]
 """Of the grid, as in configs/paper.yaml; the methods make up the number of cells."""
-EACH = ("download", "split", "leaks", "finetune", "evaluate")
+EACH = ("download", "split", "pack", "leaks", "finetune", "evaluate")
 """Stages of a data set's own; the others belong to the whole grid."""
 SPLITS = {"one file": 1, "one a data set": DATASETS}
 """Layout -> number of pipeline files that hold the cells."""

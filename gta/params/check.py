@@ -17,6 +17,7 @@ from gta.params.evaluate import Evaluate
 from gta.params.finetune import Finetune
 from gta.params.grid import Grid
 from gta.params.leaks import Leaks
+from gta.params.pack import Pack
 from gta.params.section import PARAMS, Section, parse, read_params
 from gta.params.segment import Segment
 from gta.params.source import Source
@@ -32,6 +33,7 @@ class Params(Section):
     grid: Grid
     download: Download
     split: Split
+    pack: Pack
     leaks: Leaks
     source: Source
     finetune: Finetune

@@ -5,21 +5,19 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
 
+def imported_files(script: Path, root: Path) -> set[str]:
+    """Paths, relative to the repository `root`, of the modules that `script` imports at any depth.
 
-def imported_files(script: Path) -> set[str]:
-    """Paths, relative to the repository, of the gta modules that `script` imports at any depth.
-
-    Imports for type checking alone do not count: they change nothing that runs. Nor do the packages'
-    __init__ files, which hold a docstring and nothing else (a test sees to that).
+    An import in a function counts. Imports for type checking alone do not: they change nothing that runs.
+    Nor do the packages' __init__ files, which hold a docstring and nothing else (a test sees to that).
     """
     found: set[str] = set()
     todo = [script]
     while todo:
-        for module in _modules(ast.parse(todo.pop().read_text())):
-            path = ROOT / (module.replace(".", "/") + ".py")
-            name = path.relative_to(ROOT).as_posix()
+        for module in _modules(ast.parse(todo.pop().read_text(encoding="utf-8"))):
+            path = root / (module.replace(".", "/") + ".py")
+            name = path.relative_to(root).as_posix()
             if path.exists() and name not in found:
                 found.add(name)
                 todo.append(path)

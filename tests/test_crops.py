@@ -1,0 +1,65 @@
+"""Views cut on the device are Pillow's but for rounding, and come in the same batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from gta.batches import OnDevice, TrainImages, train_loader
+from gta.crops import Resident
+from gta.pixels import Pixels, pack
+from gta.views import Crop, View, centre_box, centre_view
+
+CPU = torch.device("cpu")
+SIZES = [(90, 61), (33, 120), (64, 64), (200, 40), (75, 75)]
+
+
+@pytest.fixture
+def pixels(tmp_path: Path) -> Pixels:
+    """Edges between middling colours, of several sizes.
+
+    At pure ones the filter overshoots; Pillow cuts that off after each side, the cheaper of which is first.
+    """
+    rng = np.random.default_rng(0)
+    for number, (width, height) in enumerate(SIZES):
+        small = rng.integers(64, 192, (9, 9, 3), np.uint8)
+        Image.fromarray(small).resize((width, height), Image.Resampling.NEAREST).save(
+            tmp_path / f"{number}.png"
+        )
+    pack(tmp_path, names(), None, tmp_path / "train.npy")
+    return Pixels(tmp_path / "train.npy")
+
+
+def names() -> list[str]:
+    return [f"{number}.png" for number in range(len(SIZES))]
+
+
+@pytest.mark.parametrize("views", [1, 2])
+@pytest.mark.parametrize("size", [16, 48, 112])
+def test_batches_are_those_of_the_loader(pixels: Pixels, size: int, views: int) -> None:
+    rows = pd.DataFrame({"image": names(), "label": range(len(SIZES))})
+    images = TrainImages(pixels, rows, size, Crop((0.1, 1.0), (3 / 4, 4 / 3), 0.5), 3, views)
+    plain, sampler = train_loader(images, 2, 0, CPU)
+    cut = OnDevice(images, sampler, CPU)
+    assert len(cut) == len(plain) == 3
+    for sampler.epoch in range(6):
+        for (expected, labels), (got, same) in zip(plain, cut, strict=True):
+            assert torch.equal(labels, same)
+            assert got.shape == expected.shape
+            assert got.dtype == torch.uint8
+            gap = (got.int() - expected.int()).abs()
+            assert gap.max() <= 2
+            assert (gap > 1).float().mean() < 0.001
+
+
+@pytest.mark.parametrize("share", [1.0, 0.875])
+def test_the_centre_too(pixels: Pixels, share: float) -> None:
+    boxes = [View(centre_box(width, height, share), False) for width, height in SIZES]
+    got = Resident(pixels, names(), CPU).views(range(len(SIZES)), boxes, 32)
+    expected = np.stack([centre_view(pixels[name], 32, share) for name in names()])
+    assert np.abs(got.numpy().astype(int) - expected).max() <= 2
