@@ -12,9 +12,6 @@ for a shift of each row.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -29,8 +26,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from gta.guidance import Guide, attention_penalty
-from gta.precision import autocast, described, pick_device
+from benchmarks.measuring import RESULTS, machine, matrix_rate, suffix, timed, write
+from gta.attention import is_compiled
+from gta.guidance import Guide, attention_penalty, beside
+from gta.precision import autocast, keep_in_bf16, pick_device, takes_bf16
 
 CLASSES, WEIGHT, TINY = 200, 0.1, 1e-30
 Loss = Callable[[], Tensor]
@@ -47,11 +46,14 @@ class Bench:
     device: torch.device
     images: Tensor
     labels: Tensor
+    depth: int | None = None
+    """Blocks; None: as many as the model has."""
 
     def build(self, fused: bool = True) -> Any:
         """timm's model, on the device; the same weights each time."""
         torch.manual_seed(0)
-        model = timm.create_model(self.model, img_size=self.size, num_classes=CLASSES)
+        options = {} if self.depth is None else {"depth": self.depth}
+        model = timm.create_model(self.model, img_size=self.size, num_classes=CLASSES, **options)
         for block in model.blocks:
             block.attn.fused_attn = fused
         return model.to(self.device).train()
@@ -72,8 +74,7 @@ class Variant:
     CPU."""
 
     def __post_init__(self) -> None:
-        fused = next(self.model.parameters()).is_cuda
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=fused or None)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
 
     def step(self) -> None:
         """Forward, backward, update."""
@@ -94,8 +95,11 @@ def plain(bench: Bench, model: nn.Module) -> Loss:
 
 
 def guided(bench: Bench, model: nn.Module, source: nn.Module, contexts: ExitStack) -> Loss:
-    """GTA as it is here."""
-    guide = contexts.enter_context(Guide(source, model))
+    """GTA as stage `finetune` runs it."""
+    guide = contexts.enter_context(Guide(source, model, run_source=False))
+    contexts.enter_context(beside(source, model, guide.layers[-1], compiled=is_compiled(model)))
+    if takes_bf16(bench.precision, bench.device):
+        keep_in_bf16(source.get_submodule("blocks"))
     cross_entropy = plain(bench, model)
     return lambda: cross_entropy() + WEIGHT * guide.penalty()
 
@@ -196,7 +200,6 @@ def variants(bench: Bench, compiled: bool, contexts: ExitStack) -> Iterator[Vari
         yield Variant("plain, compiled", model, plain(bench, model))
         model, source = bench.build(), bench.build()
         model.compile()
-        source.compile()
         yield Variant("GTA, compiled", model, guided(bench, model, source, contexts))
 
 
@@ -213,7 +216,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="torch.compile too, half a minute a model")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3, help="of each variant in a round")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     device = pick_device()
     images = torch.randn(arguments.batch, 3, arguments.size, arguments.size, device=device)
@@ -231,24 +234,11 @@ def main() -> None:
                 variant.seconds.append(timed(variant.step, arguments.steps, device))
     table = summary(found, float(np.median(rates)))
     facts = {
-        "model": arguments.model,
-        "batch": arguments.batch,
-        "size": arguments.size,
-        "precision": arguments.precision,
-        "device": described(device),
+        **{name: getattr(arguments, name) for name in ("model", "batch", "size", "precision")},
         "matrix TFLOP/s": round(float(np.median(rates)) / 1e12, 2),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "timm": timm.__version__,
+        **machine(device),
     }
-    print(", ".join(f"{name} {value}" for name, value in facts.items()))
-    print(table.to_string(index=False, float_format=lambda value: f"{value:.3g}"))
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    kind = torch.cuda.get_device_name(device).replace(" ", "-") if device.type == "cuda" else "cpu"
-    name = arguments.output / f"step-{arguments.model}-{arguments.batch}-{kind}"
-    table.to_csv(name.with_suffix(".csv"), index=False, float_format="%.6g", lineterminator="\n")
-    content = json.dumps({**facts, "rows": table.to_dict("records")}, indent=2)
-    name.with_suffix(".json").write_text(content + "\n", encoding="utf-8")
+    write(table, facts, arguments.output / f"step-{arguments.model}-{arguments.batch}-{suffix(device)}")
 
 
 def prepare(variant: Variant, device: torch.device) -> None:
@@ -271,26 +261,6 @@ def prepare(variant: Variant, device: torch.device) -> None:
 
 def _bytes(model: nn.Module | None) -> int:
     return 0 if model is None else sum(parameter.nbytes for parameter in model.parameters())
-
-
-def timed(run: Callable[[], object], times: int, device: torch.device) -> float:
-    """Seconds a run, the mean of a few in a row."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    for _ in range(times):
-        run()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return (time.perf_counter() - started) / times
-
-
-def matrix_rate(device: torch.device) -> float:
-    """FLOP/s of one large bf16 matrix product."""
-    side = 8192 if device.type == "cuda" else 2048
-    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-    a @ b
-    return 2 * side**3 / timed(lambda: a @ b, 5, device)
 
 
 def summary(found: list[Variant], rate: float) -> pd.DataFrame:

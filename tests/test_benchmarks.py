@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
-from benchmarks import step
+from benchmarks import epochs, scaling, step
 
 
 def test_every_way_of_a_step_is_timed(
@@ -27,3 +29,37 @@ def test_every_way_of_a_step_is_timed(
     stored = json.loads((tmp_path / "step-vit_tiny_patch16_224-2-cpu.json").read_text())
     assert (stored["batch"], len(stored["rows"])) == (2, 6)
     assert "matrix TFLOP/s" in capsys.readouterr().out
+
+
+def test_epochs_from_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("a/1.jpg", "a/2.jpg", "b/3.jpg"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (60, 70, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / name)
+    options = "--model vit_tiny_patch16_224 --size 32 --side 40 --batch 2 --rounds 1 --precision fp32"
+    monkeypatch.setattr(
+        "sys.argv", ["epochs", str(tmp_path / "photos"), *options.split(), "--output", str(tmp_path)]
+    )
+    epochs.main()
+    table = pd.read_csv(tmp_path / "epochs-vit_tiny_patch16_224-32-cpu.csv")
+    assert len(table) == 5
+    assert table["of step alone"][0] == 1
+    assert (table["images/s"] > 0).all()
+    assert json.loads((tmp_path / "epochs-vit_tiny_patch16_224-32-cpu.json").read_text())["images"] == 3
+
+
+def test_scaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling, "SIZES", (32, 224))
+    monkeypatch.setattr(scaling, "DEPTHS", (1,))
+    monkeypatch.setattr(scaling, "BATCHES", (1,))
+    options = "--model vit_tiny_patch16_224 --batch 1 --rounds 1 --steps 1"
+    monkeypatch.setattr("sys.argv", ["scaling", *options.split(), "--output", str(tmp_path)])
+    scaling.main()
+    table = pd.read_csv(tmp_path / "scaling-vit_tiny_patch16_224-cpu.csv")
+    assert table[["size", "depth", "batch", "tokens"]].to_numpy().tolist() == [
+        [32, 12, 1, 5],
+        [224, 12, 1, 197],
+        [224, 1, 1, 197],
+    ]
+    assert (table["ratio"] > 0).all()

@@ -1,0 +1,168 @@
+"""Times whole epochs from files on disk: here, and with a loader as timm's and TLlib's scripts have it.
+
+    python -m benchmarks.epochs FOLDER --model vit_small_patch16_224 --batch 128     # a GPU
+    python -m benchmarks.epochs FOLDER --model vit_small_patch16_224 --batch 8       # a CPU
+
+FOLDER: class folders of JPEGs, such as data/cub/images. The step is a plain one, under which a loader shows
+most. Theirs decodes each image each epoch, in as many processes as there are cores, 8 at most; here images
+are decoded once before (`decoding once`, told apart) at --side. In turn, round after round; medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import InterpolationMode
+
+from benchmarks.measuring import RESULTS, machine, suffix, timed, write
+from benchmarks.step import Bench
+from gta.batches import TrainImages, train_loader
+from gta.models import Card, normalise
+from gta.pixels import Pixels, pack
+from gta.precision import autocast, pick_device
+from gta.views import Crop
+
+SCALE, RATIO, FLIP = (0.08, 1.0), (3 / 4, 4 / 3), 0.5
+HALF = (0.5, 0.5, 0.5)
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+def theirs(photos: Path, size: int, batch: int, workers: int) -> DataLoader[Any]:
+    """ImageFolder and torchvision's transforms, as in TLlib's examples and timm without its policies."""
+    view = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(size, SCALE, RATIO, InterpolationMode.BICUBIC),
+            transforms.RandomHorizontalFlip(FLIP),
+            transforms.ToTensor(),
+            transforms.Normalize(HALF, HALF),
+        ]
+    )
+    return DataLoader(
+        ImageFolder(str(photos), view),
+        batch,
+        shuffle=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def ours(pixels: Pixels, rows: pd.DataFrame, bench: Bench, workers: int) -> Batches:
+    """As stage `finetune` sees them."""
+    images = TrainImages(pixels, rows, bench.size, Crop(SCALE, RATIO, FLIP), seed=0)
+    loader, _ = train_loader(images, len(bench.images), workers, bench.device)
+    card = Card(bench.model, {}, bench.size, 1.0, HALF, HALF, 0, "", "")
+
+    class Normalised:
+        def __iter__(self) -> Any:
+            for views, labels in loader:
+                yield normalise(views[:, 0].to(bench.device), card), labels
+
+    return Normalised()
+
+
+def trainer(bench: Bench) -> Callable[[Tensor, Tensor], None]:
+    """A plain step."""
+    model = bench.build()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+
+    def step(images: Tensor, labels: Tensor) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(bench.precision, bench.device):
+            logits = model(images)
+        F.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return step
+
+
+def epoch(batches: Batches, step: Callable[[Tensor, Tensor], None] | None, device: torch.device) -> None:
+    """One pass; without a step, of the loader alone."""
+    for images, labels in batches:
+        here = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        if step is not None:
+            step(*here)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--model", default="vit_small_patch16_224")
+    parser.add_argument("--batch", type=int, default=8, help="images a step")
+    parser.add_argument("--size", type=int, default=224, help="height and width of a view, in pixels")
+    parser.add_argument("--side", type=int, default=256, help="pack.side")
+    parser.add_argument("--workers", type=int, default=0, help="finetune.workers, for ours")
+    parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    device = pick_device()
+    images = torch.randn(arguments.batch, 3, arguments.size, arguments.size, device=device)
+    labels = torch.zeros(arguments.batch, dtype=torch.long, device=device)
+    bench = Bench(arguments.model, arguments.size, arguments.precision, device, images, labels)
+    step = trainer(bench)
+    listed = ImageFolder(str(arguments.photos)).samples
+    rows = pd.DataFrame(
+        {"image": [str(Path(name).relative_to(arguments.photos)) for name, _ in listed]}
+    ).assign(label=[label for _, label in listed])
+    with TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        pack(arguments.photos, rows["image"].tolist(), arguments.side, Path(folder) / "train.npy")
+        decoding = time.perf_counter() - started
+        pixels = Pixels(Path(folder) / "train.npy")
+        workers = min(8, os.cpu_count() or 1)
+        here = ours(pixels, rows, bench, arguments.workers)
+        there = theirs(arguments.photos, arguments.size, arguments.batch, workers)
+        steps = -(-len(rows) // arguments.batch)
+        ways: dict[str, Callable[[], object]] = {
+            "step alone": lambda: [step(images, labels) for _ in range(steps)],
+            "epoch, here": lambda: epoch(here, step, device),
+            "epoch, as timm and TLlib load": lambda: epoch(there, step, device),
+            "loader alone, here": lambda: epoch(here, None, device),
+            "loader alone, as timm and TLlib load": lambda: epoch(there, None, device),
+        }
+        step(images, labels)
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(arguments.rounds):
+            for name, run in ways.items():
+                seconds[name].append(timed(run, 1, device))
+    rates = {name: len(rows) / np.array(values) for name, values in seconds.items()}
+    table = pd.DataFrame(
+        {
+            "what": name,
+            "images/s": np.median(rate),
+            "first quartile": np.percentile(rate, 25),
+            "third quartile": np.percentile(rate, 75),
+            "of step alone": np.median(rate) / np.median(rates["step alone"]),
+        }
+        for name, rate in rates.items()
+    )
+    facts = {
+        **{name: getattr(arguments, name) for name in ("model", "batch", "size", "side", "precision")},
+        "images": len(rows),
+        "workers here": arguments.workers,
+        "workers there": workers,
+        "decoding once, s": round(decoding, 2),
+        **machine(device),
+    }
+    write(table, facts, arguments.output / f"epochs-{arguments.model}-{arguments.size}-{suffix(device)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""What the benchmarks share: clocks, the machine's matrix rate, and how results are written."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import timm
+import torch
+
+from gta.precision import described
+
+RESULTS = Path("benchmarks/results")
+
+
+def timed(run: Callable[[], object], times: int, device: torch.device) -> float:
+    """Seconds a run, the mean of a few in a row."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(times):
+        run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - started) / times
+
+
+def matrix_rate(device: torch.device) -> float:
+    """FLOP/s of one large bf16 matrix product."""
+    side = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    a @ b
+    return 2 * side**3 / timed(lambda: a @ b, 5, device)
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Hardware and versions, for every result."""
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "timm": timm.__version__}
+    return {"device": described(device), **versions}
+
+
+def suffix(device: torch.device) -> str:
+    """The device in a file's name."""
+    return torch.cuda.get_device_name(device).replace(" ", "-") if device.type == "cuda" else "cpu"
+
+
+def write(table: pd.DataFrame, facts: dict[str, Any], path: Path) -> None:
+    """Prints both, and writes `path`.csv and `path`.json."""
+    print(", ".join(f"{name} {value}" for name, value in facts.items()))
+    print(table.to_string(index=False, float_format=lambda value: f"{value:.3g}"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(f"{path}.csv", index=False, float_format="%.6g", lineterminator="\n")
+    content = json.dumps({**facts, "rows": table.to_dict("records")}, indent=2)
+    Path(f"{path}.json").write_text(content + "\n", encoding="utf-8")

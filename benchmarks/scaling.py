@@ -1,0 +1,87 @@
+"""Times plain and GTA steps as the model and its input grow, one axis at a time.
+
+    python -m benchmarks.scaling --batch 64      # a GPU
+    python -m benchmarks.scaling --batch 4       # a CPU
+
+Axes: pixels a side (tokens), blocks, images a step; around ViT-S/16 at 224 with 12 blocks. In turn, round
+after round; medians. What images, weights and cells cost beside: benchmarks.epochs, benchmarks.sweep and
+tools/growth.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from benchmarks.measuring import RESULTS, machine, suffix, timed, write
+from benchmarks.step import CLASSES, Bench, Variant, guided, plain
+from gta.precision import pick_device
+
+SIZES, DEPTHS, BATCHES = (112, 224, 336, 518), (6, 12, 24), (0.25, 0.5, 1, 2)
+
+
+class Point(NamedTuple):
+    """Of the three axes."""
+
+    size: int
+    depth: int
+    batch: int
+
+
+def points(batch: int, patch: int) -> list[Point]:
+    """Every point, once; the sizes are whole numbers of patches."""
+    sizes = [Point(size // patch * patch, 12, batch) for size in SIZES]
+    depths = [Point(224, depth, batch) for depth in DEPTHS]
+    batches = [Point(224, 12, max(1, int(batch * share))) for share in BATCHES]
+    return list(dict.fromkeys([*sizes, *depths, *batches]))
+
+
+def measure(point: Point, model: str, rounds: int, steps: int, device: torch.device) -> dict[str, float]:
+    """Milliseconds of a plain and a GTA step, and their ratio."""
+    images = torch.randn(point.batch, 3, point.size, point.size, device=device)
+    labels = torch.randint(CLASSES, (point.batch,), device=device)
+    bench = Bench(model, point.size, "auto", device, images, labels, point.depth)
+    with ExitStack() as contexts:
+        alone, followed, source = bench.build(), bench.build(), bench.build()
+        variants = [
+            Variant("plain", alone, plain(bench, alone)),
+            Variant("GTA", followed, guided(bench, followed, source, contexts)),
+        ]
+        for variant in variants:
+            variant.step()
+        for _ in range(rounds):
+            for variant in variants:
+                variant.seconds.append(timed(variant.step, steps, device))
+    theirs, ours = (1000 * float(np.median(variant.seconds)) for variant in variants)
+    tokens = alone.patch_embed.num_patches + 1
+    return {**point._asdict(), "tokens": tokens, "plain, ms": theirs, "GTA, ms": ours, "ratio": ours / theirs}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="vit_small_patch16_224")
+    parser.add_argument("--batch", type=int, default=4, help="images a step where they are not the axis")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    device = pick_device()
+    patch = int(arguments.model.partition("patch")[2].partition("_")[0])
+    rows = [
+        measure(point, arguments.model, arguments.rounds, arguments.steps, device)
+        for point in points(arguments.batch, patch)
+    ]
+    facts = {"model": arguments.model, **machine(device)}
+    write(pd.DataFrame(rows), facts, arguments.output / f"scaling-{arguments.model}-{suffix(device)}")
+
+
+if __name__ == "__main__":
+    main()
