@@ -13,6 +13,8 @@ from pathlib import Path
 
 SHELLS = {"sh", "dash", "bash", "zsh", "ksh", "fish", "busybox"}
 """Between DVC and a stage stands one of these, where it does not replace itself by the stage."""
+LAUNCHER = "GTA_LAUNCHER"
+"""The environment variable with the number of the process that gta.processes has launched this one from."""
 
 
 class InputError(Exception):
@@ -22,11 +24,13 @@ class InputError(Exception):
 def run(main: Callable[[], None]) -> None:
     """Runs a stage: logs to stderr; an InputError becomes one plain line and exit status 1.
 
-    The stage ends with `dvc repro`, even where that is killed: else a second `dvc repro` would find a
-    first stage still writing. (Linux; elsewhere a killed DVC leaves its stage running.)
+    The stage ends with `dvc repro`, or with the process that launched it, even where that is killed: else a
+    second `dvc repro` would find a first stage still writing. (Linux; elsewhere a killed DVC leaves its stage
+    running.)
     """
-    if sys.platform == "linux" and "DVC_STAGE" in os.environ:  # DVC runs it
-        threading.Thread(target=_end_with, args=(_dvc(),), daemon=True).start()
+    if sys.platform == "linux" and not {LAUNCHER, "DVC_STAGE"}.isdisjoint(os.environ):
+        parent = int(os.environ[LAUNCHER]) if LAUNCHER in os.environ else _dvc()
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for noisy in ("httpx", "PIL", "matplotlib", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -61,12 +61,15 @@ def random_box(height: int, width: int, side: float, rng: np.random.Generator) -
 
 
 def mixed_targets(
-    labels: Int[Tensor, " batch"], share: float | Float[Tensor, " batch"], num_classes: int
+    labels: Int[Tensor, " batch"],
+    mirrored: Int[Tensor, " batch"],
+    share: float | Float[Tensor, " batch"],
+    num_classes: int,
 ) -> Float[Tensor, "batch num_classes"]:
-    """(1 - share) of each image's own class and `share` of its mirror's."""
-    classes = F.one_hot(labels, num_classes).float()
+    """(1 - share) of each image's own class and `share` of its mirror's. mirrored: the mirrors' labels."""
+    own, other = (F.one_hot(classes, num_classes).float() for classes in (labels, mirrored))
     part = share[:, None] if isinstance(share, Tensor) else share
-    return classes * (1 - part) + classes.flip(0) * part
+    return own * (1 - part) + other * part
 
 
 def transmix_share(

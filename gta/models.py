@@ -126,16 +126,22 @@ def write_weights(path: Path, state: dict[str, Tensor], card: Card) -> None:
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], Card]:
     """Tensors and card of a file that this project wrote. Raises InputError where it is not one."""
+    card = read_card(path)
+    with safe_open(path, "pt") as stored:
+        return {name: stored.get_tensor(name) for name in stored.keys()}, card  # noqa: SIM118 not a dict
+
+
+def read_card(path: Path) -> Card:
+    """The card of a file that this project wrote. Raises InputError where it is not one."""
     try:
         with safe_open(path, "pt") as stored:
             about = stored.metadata() or {}
-            state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 not a dict
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: cannot be read as safetensors: {error}") from None
     try:
         card = json.loads(about["card"])
         card["mean"], card["std"] = tuple(card["mean"]), tuple(card["std"])
-        return state, Card(**card)
+        return Card(**card)
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{path}: has no card; expected a file that the `source` stage wrote") from None
 

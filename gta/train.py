@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -11,10 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -24,13 +21,13 @@ from gta.attention import LogitRecorder, is_compiled, layout_of, record_logits
 from gta.batches import Epochs, Loader
 from gta.errors import InputError
 from gta.guidance import beside
+from gta.losses import add_gradient
 from gta.meter import Cost, restart, spent
 from gta.methods import Method
-from gta.mixing import Mixed, mix, mixed_targets, transmix_share
-from gta.models import Card, normalise
+from gta.models import Card
 from gta.optim import build_optimizer, lr_at, set_lr
-from gta.penalties.base import Batch, Penalty
-from gta.precision import autocast
+from gta.penalties.base import Penalty
+from gta.shards import add_up, rank, start_alike
 
 if TYPE_CHECKING:
     from gta.params.finetune import Finetune
@@ -82,25 +79,29 @@ class Trained(NamedTuple):
 def train(run: Run, checkpoint: Path) -> Trained:
     """Trains `run.model` in place.
 
-    An epoch's randomness is a function of (seed, epoch) alone, so that a run which was killed and goes on
-    from `checkpoint` ends with the same bits as one that was not.
+    An epoch's randomness is a function of (seed, epoch, process) alone, so that a run which was killed and
+    goes on from `checkpoint` ends with the same bits as one that was not. Of several processes (gta.shards)
+    all end with the same weights, and the first one writes the checkpoint.
     Raises InputError where a loss is not finite, with epoch, step and components.
     """
     optimizer = build_optimizer(run.model, run.penalties, run.settings)
     restart(run.device)
     history, before = _resume(run, optimizer, checkpoint)
+    start_alike([run.model, run.penalties])
     started = saved = time.monotonic()
     with ExitStack() as contexts:
         attention = _attach(run, contexts)
         done = len(history) * len(run.loader)
         title = f"{run.method.name}, seed {run.seed}"
-        bar = contexts.enter_context(tqdm(None, title, run.steps, initial=done, unit="step", disable=None))
+        hidden = True if rank() else None  # None: where nobody looks
+        bar = contexts.enter_context(tqdm(None, title, run.steps, initial=done, unit="step", disable=hidden))
         contexts.enter_context(logging_redirect_tqdm())
         for epoch in range(len(history), run.epochs):
             row = _train_epoch(run, epoch, optimizer, attention, bar) | _validate(run, epoch)
             history.append({"seed": run.seed, "epoch": epoch + 1, **row})
             log.info(" ".join(f"{key} {_short(value)}" for key, value in history[-1].items()))
-            if epoch + 1 == run.epochs or time.monotonic() - saved >= run.settings.checkpoint_seconds:
+            due = epoch + 1 == run.epochs or time.monotonic() - saved >= run.settings.checkpoint_seconds
+            if due and rank() == 0:
                 _save(run, optimizer, history, spent(before, started, run.device), checkpoint)
                 saved = time.monotonic()
         cost = spent(before, started, run.device)
@@ -128,88 +129,44 @@ def _train_epoch(
     """One pass over the training images; the means over images of loss, its components and accuracy."""
     run.model.train()
     run.sampler.epoch = epoch
-    torch.manual_seed(_mix(run.seed, epoch))
+    torch.manual_seed(_mix(run.seed, epoch, rank()))
     first = epoch * len(run.loader)
     names = ["cross_entropy", *run.penalties, "loss", "train_top1"]
     pending: list[Tensor] = []
     seen: list[list[float]] = []
+    sizes: list[int] = []
     started = time.monotonic()
     for number, (views, labels) in enumerate(run.loader):
         set_lr(optimizer, run.settings.lr * lr_at(first + number, run.steps, run.settings.warmup))
         views, labels = (batch.to(run.device, non_blocking=True) for batch in (views, labels))
-        losses = _losses(run, views, labels, first + number, attention)
-        _update(run, optimizer, losses[-3])
-        pending.append(torch.stack(losses).detach())
+        optimizer.zero_grad(set_to_none=True)
+        pending.append(add_gradient(run, views, labels, first + number, attention))
+        _update(run, optimizer)
+        sizes.append(len(labels))
         if len(pending) == CHECK_EVERY or number + 1 == len(run.loader):
-            seen += _checked(torch.stack(pending).tolist(), names, epoch, number + 2 - len(pending))
+            rows = torch.stack(pending)
+            add_up([rows])
+            seen += _checked(rows.tolist(), names, epoch, number + 2 - len(pending))
             bar.update(len(pending))
             pending.clear()
-            rate = sum(row[-1] for row in seen) / (time.monotonic() - started)
-            shown = {name: _short(value) for name, value in zip(names, seen[-1], strict=False)}
+            rate = sum(sizes) / (time.monotonic() - started)
+            shown = {name: _short(value) for name, value in zip(names, seen[-1], strict=True)}
             bar.set_postfix({**shown, "images/s": f"{rate:.0f}"})
-    total = sum(row[-1] for row in seen)
-    means = {name: sum(row[i] * row[-1] for row in seen) / total for i, name in enumerate(names)}
+    weighted = [[size * value for value in row] for size, row in zip(sizes, seen, strict=True)]
+    means = dict(
+        zip(names, (sum(values) / sum(sizes) for values in zip(*weighted, strict=True)), strict=True)
+    )
     return {
         "lr": run.settings.lr * lr_at(first + len(run.loader) - 1, run.steps, run.settings.warmup),
         **means,
     }
 
 
-def _losses(
-    run: Run, views: Tensor, labels: Tensor, step: int, attention: LogitRecorder | None
-) -> list[Tensor]:
-    """One forward pass: cross-entropy, the penalties, loss, accuracy on unmixed labels, batch size."""
-    images = normalise(views[:, 0], run.card)
-    mixed = _mixed(run, images, step)
-    with autocast(run.settings.precision, run.device):
-        logits = run.model(images if mixed is None else mixed.images).float()
-    targets = F.one_hot(labels, logits.shape[1]).float()
-    if mixed is not None:
-        targets = mixed_targets(labels, _pasted_share(run, mixed, attention), logits.shape[1])
-    smoothing = run.settings.label_smoothing
-    parts = [F.cross_entropy(logits, labels if mixed is None else targets, label_smoothing=smoothing)]
-    loss = parts[0]
-    keys = normalise(views[:, 1], run.card) if views.shape[1] > 1 else None
-    batch = Batch(images if mixed is None else mixed.images, labels, targets, logits, keys)
-    for kind, penalty in run.penalties.items():
-        parts.append(penalty(batch))
-        loss = loss + _weight(run, kind, step) * parts[-1]
-    right = (logits.argmax(1) == labels).float().mean()
-    return [*parts, loss, right, torch.full_like(loss, len(labels))]
-
-
-def _mixed(run: Run, images: Tensor, step: int) -> Mixed | None:
-    """The batch mixed as the method says; None where this one is not."""
-    if run.method.mixing is None:
-        return None
-    options = getattr(run.settings, run.method.mixing)
-    if np.random.default_rng((run.seed, step, 0)).random() >= options.probability:
-        return None
-    return mix(images, run.method.mixing, options.alpha, (run.seed, step, 1))
-
-
-def _pasted_share(run: Run, mixed: Mixed, attention: LogitRecorder | None) -> float | Tensor:
-    if attention is None:
-        return mixed.share
-    layout = layout_of(run.model)
-    return transmix_share(attention.stacked()[0], mixed, layout.prefix, layout.grid)
-
-
-def _weight(run: Run, kind: str, step: int) -> float:
-    """The penalty's weight at a step."""
-    weight, progress = run.method.weights[kind], step / run.steps
-    if kind != "gta" or run.settings.gta.decay == "none":
-        return weight
-    return weight * (
-        1 - progress if run.settings.gta.decay == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
-    )
-
-
-def _update(run: Run, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
+def _update(run: Run, optimizer: torch.optim.Optimizer) -> None:
+    """A step along the gradient of the whole batch, to which every process has added its shards'."""
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    add_up([parameter.grad for parameter in trained if parameter.grad is not None])
     if run.settings.clip_norm is not None:
-        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         nn.utils.clip_grad_norm_(trained, run.settings.clip_norm)
     optimizer.step()
 
@@ -261,9 +218,9 @@ def _resume(run: Run, optimizer: torch.optim.Optimizer, path: Path) -> tuple[lis
     return history, Cost(*state["cost"])
 
 
-def _mix(seed: int, epoch: int) -> int:
-    """One seed of torch's generators out of two numbers."""
-    return (seed * 1_000_003 + epoch) % 2**63
+def _mix(seed: int, epoch: int, process: int) -> int:
+    """One seed of torch's generators out of three numbers."""
+    return (seed * 1_000_003 + epoch + process * 1_000_000_007) % 2**63
 
 
 def _short(value: Any) -> str:

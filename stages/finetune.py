@@ -19,6 +19,7 @@ from gta.cell import fingerprint, keep_only, link
 from gta.datasets.index import read_index
 from gta.errors import InputError, run
 from gta.measure import predict
+from gta.memory import told
 from gta.meter import memory_of
 from gta.methods import MIXINGS, PENALTIES, SCOPES, Method, parse_method
 from gta.metrics import accuracy_measures
@@ -38,7 +39,9 @@ from gta.precision import (
     pick_device,
     takes_bf16,
 )
+from gta.processes import launch, launched, together
 from gta.scope import merge, restrict
+from gta.shards import agreed, processes, rank
 from gta.train import Run, train
 from gta.views import crop_of
 
@@ -55,12 +58,15 @@ class Cell:
     train: pd.DataFrame
     val: pd.DataFrame
     source: Path
+    image_size: int
     device: torch.device
 
     def key(self, seed: int) -> str:
         """Names the state of a seed by everything that its weights depend on."""
         options = {*PENALTIES, *MIXINGS, *SCOPES} - self.method.terms
-        unrelated = {"workers", "checkpoint_seconds"} | (options & set(Finetune.model_fields))
+        unrelated = {"workers", "processes", "accumulate", "checkpoint_seconds"} | (
+            options & set(Finetune.model_fields)
+        )
         parts = {
             "settings": self.settings.model_dump(exclude=unrelated),
             "method": [self.method.weights, self.method.mixing, self.method.scope],
@@ -94,6 +100,7 @@ def main() -> None:
         read_index(arguments.train),
         read_index(arguments.val),
         arguments.source,
+        models.read_card(arguments.source).image_size,
         pick_device(),
     )
     if settings.batch_size > len(cell.train):
@@ -101,19 +108,45 @@ def main() -> None:
             f"params.yaml: finetune.batch_size: expected at most the {len(cell.train)} images of "
             f"{arguments.train}, got {settings.batch_size}"
         )
-    log.info(f"trains on {described(cell.device)}")
-    states = {seed: arguments.state / cell.key(seed) for seed in grid.seeds}
+    if settings.processes > 1 and not launched():
+        launch(settings.processes, "stages.finetune")
+        return
+    with together():
+        train_cell(cell, grid.seeds, arguments.state, arguments.output)
+
+
+def train_cell(cell: Cell, seeds: list[int], folder: Path, output: Path) -> None:
+    """Trains the seeds whose state is not in `folder` yet; the first process then writes the output."""
+    log.info(f"trains on {place_of(cell)}")
+    states = agreed({seed: folder / cell.key(seed) for seed in seeds} if rank() == 0 else {})
+    trained = agreed([seed for seed, state in states.items() if (state / "history.csv").exists()])
     for seed, state in states.items():
-        if (state / "history.csv").exists():
+        if seed in trained:
             log.info(f"seed {seed}: already trained, taken from {state}")
         else:
-            train_seed(cell, seed, state)
-    with atomic_folder(arguments.output) as folder:
+            with told("finetune", advice_of(cell)):
+                train_seed(cell, seed, state)
+    if rank():
+        return
+    with atomic_folder(output) as made:
         for seed, state in states.items():
-            link(state / "weights.safetensors", folder / f"seed{seed}.safetensors")
+            link(state / "weights.safetensors", made / f"seed{seed}.safetensors")
         history = pd.concat(pd.read_csv(state / "history.csv", dtype=str) for state in states.values())
-        history.to_csv(folder / "history.csv", index=False, lineterminator="\n")
-    keep_only(arguments.state, [state.name for state in states.values()])
+        history.to_csv(made / "history.csv", index=False, lineterminator="\n")
+    keep_only(folder, [state.name for state in states.values()])
+
+
+def place_of(cell: Cell) -> str:
+    """Where it trains, in words."""
+    place = described(cell.device)
+    return place if processes() == 1 else f"{processes()} processes, each on {place}"
+
+
+def advice_of(cell: Cell) -> str:
+    """What to do where memory is short."""
+    settings = cell.settings
+    raised = "" if cell.method.weights.get("bss") else "raise finetune.accumulate or "
+    return f"with batch_size {settings.batch_size} at {cell.image_size} px: {raised}lower finetune.batch_size"
 
 
 def train_seed(cell: Cell, seed: int, state: Path) -> None:
@@ -136,10 +169,9 @@ def train_seed(cell: Cell, seed: int, state: Path) -> None:
     images = TrainImages(cell.pixels, cell.train, card.image_size, crop_of(settings), seed, views)
     loader, sampler = train_loader(images, settings.batch_size, settings.workers, cell.device)
     centre = CentreImages(cell.pixels, cell.val, card.image_size, card.crop)
-    # the same each time: cut once
-    val = (
-        list(centre_loader(centre, settings.batch_size, settings.workers)) if settings.validate_every else []
-    )
+    val = []  # the same each time: cut once
+    if settings.validate_every and rank() == 0:
+        val += centre_loader(centre, settings.batch_size, settings.workers)
 
     def validate(trained: torch.nn.Module) -> dict[str, float]:
         images = predict(trained, card, val, cell.device, settings.precision)
@@ -178,13 +210,15 @@ def train_seed(cell: Cell, seed: int, state: Path) -> None:
     )
     checkpoint = state / "checkpoint.pt"
     trained = train(trainee, checkpoint)
+    if rank():
+        return
     if cell.method.scope == "lora":
         merge(model)
     models.write_weights(state / "weights.safetensors", model.state_dict(), card)
     cost = trained.cost._asdict() | {
         "images": trainee.epochs * len(cell.train),
         "memory_of": memory_of(cell.device),
-        "device": described(cell.device),
+        "device": place_of(cell),
     }
     with atomic_file(state / "cost.json") as partial:
         partial.write_text(json.dumps(cost, indent=2) + "\n")

@@ -21,6 +21,7 @@ from gta.penalties.bituning import contrast
 from gta.penalties.bss import spectral_shrinkage
 from gta.penalties.delta import fit_classifier, weighted_distance
 from gta.penalties.source_head import distillation, relationship, soft_cross_entropy
+from gta.shards import shards_of
 from gta.train import train
 
 
@@ -137,7 +138,9 @@ def test_bss_leaves_a_smaller_last_batch_alone(tmp_path: Path) -> None:
     with penalty.attached():
         for batch, shrunk in ((images, True), (images[1:], False)):
             logits = run.model(batch)
-            assert (penalty(Batch(batch, logits, logits, logits, None)).item() > 0) == shrunk
+            assert (
+                penalty(Batch(batch, logits, logits, logits, None, *shards_of(len(batch), 1))).item() > 0
+            ) == shrunk
 
 
 def test_bss_by_hand() -> None:
@@ -201,7 +204,7 @@ def test_bi_tunings_queue_and_its_slow_copy(tmp_path: Path) -> None:
     with penalty.attached():
         logits = model(images)
         targets = F.one_hot(labels, 2).float()
-        penalty(Batch(images, labels, targets, logits, images)).backward()
+        penalty(Batch(images, labels, targets, logits, images, *shards_of(len(images), 1))).backward()
     assert penalty.next_key.tolist() == [1, 1]  # four keys in a queue of three
     changed = (penalty.queue_h != start).any(2)
     assert changed.tolist() == [[True, False, False], [True, True, True]]
@@ -227,7 +230,7 @@ def test_l2sp(tmp_path: Path) -> None:
         else:
             total += 0.5 * (weight.double() - start[name].double()).square().sum().item()
     empty = torch.empty(0)
-    got = run.penalties["l2sp"](Batch(empty, empty, empty, empty, None))
+    got = run.penalties["l2sp"](Batch(empty, empty, empty, empty, None, *shards_of(1, 1)))
     assert got.item() == pytest.approx(total, rel=1e-5)
     got.backward()
     weight = run.model.blocks[3].mlp.fc1.weight
@@ -248,7 +251,7 @@ def test_deltas_head_term(tmp_path: Path) -> None:
     with penalty.attached(), torch.no_grad():
         run.source(images)
         logits = run.model.eval()(images)
-        got = penalty(Batch(images, logits, logits, logits, None)).item()
+        got = penalty(Batch(images, logits, logits, logits, None, *shards_of(len(images), 1))).item()
     squares = sum(weight.square().sum().item() for weight in run.model.head.parameters())
     assert got == pytest.approx(0.15 * squares, rel=1e-5)
 
@@ -278,7 +281,7 @@ def test_mixup_and_cutmix() -> None:
             assert torch.equal(pasted.images[:, :, y, x], (images.flip(0) if inside else images)[:, :, y, x])
     assert pasted.share == pytest.approx((y1 - y0) * (x1 - x0) / 96)
     assert torch.equal(mix(images, "cutmix", 1.0, (1, 2)).images, pasted.images)
-    targets = mixed_targets(torch.tensor([0, 1, 2, 2]), 0.25, 3)
+    targets = mixed_targets(torch.tensor([0, 1, 2, 2]), torch.tensor([2, 2, 1, 0]), 0.25, 3)
     assert targets.tolist() == [[0.75, 0, 0.25], [0, 0.75, 0.25], [0, 0.25, 0.75], [0.25, 0, 0.75]]
 
 

@@ -50,6 +50,8 @@ SETTINGS: dict[str, Any] = {
     "rand_augment": None,
     "validate_every": 0,
     "workers": 0,
+    "processes": 1,
+    "accumulate": 1,
     "checkpoint_seconds": 0,
     "gta": {"layers": "all", "heads": "all", "columns": "all", "distance": "logits", "reduction": "mean"}
     | {"decay": "none"},

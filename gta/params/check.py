@@ -45,7 +45,7 @@ class Params(Section):
 def check(values: dict[str, Any]) -> Params:
     """The file's values as typed sections. Raises InputError with one line for every mistake."""
     params = parse(Params, values)
-    mistakes = [*_data_sets(params), *_weight(params), *_sizes(params)]
+    mistakes = [*_data_sets(params), *_weight(params), *_sizes(params), *_shards(params)]
     if mistakes:
         raise InputError("\n".join(f"params.yaml: {mistake}" for mistake in mistakes))
     return params
@@ -117,6 +117,14 @@ def _sizes(params: Params) -> list[str]:
                 f"which are {most} or fewer, got {params.finetune.batch_size}"
             )
     return mistakes
+
+
+def _shards(params: Params) -> list[str]:
+    """BSS and accumulation, which gta.penalties.bss refuses too."""
+    accumulate = params.finetune.accumulate
+    if accumulate == 1 or not any(parse_method(name).weights.get("bss") for name in params.grid.methods):
+        return []
+    return [f"finetune.accumulate: expected 1 with bss, which needs a whole batch at once, got {accumulate}"]
 
 
 def _list(numbers: list[float]) -> str:

@@ -63,6 +63,12 @@ class Finetune(Section):
     """Epochs between validations that go into history.csv, the last epoch always included; 0: none."""
     workers: Count
     """Processes that read images; 0: the training process itself. No effect on results."""
+    processes: Annotated[int, Field(ge=1)]
+    """Processes that share each batch, one a GPU, by torchrun's launcher. No effect on results beyond
+    rounding and what dropout and stochastic depth draw."""
+    accumulate: Annotated[int, Field(ge=1)]
+    """Parts of a process's images that follow each other, to save memory; one step is made of all. No effect
+    on results beyond the same."""
     checkpoint_seconds: NotNegative
     """A checkpoint at the end of an epoch if the last one is at least this old. No effect on results."""
     gta: Gta
@@ -78,9 +84,14 @@ class Finetune(Section):
     lora: Lora
 
     @model_validator(mode="after")
-    def _ordered(self) -> Finetune:
+    def _consistent(self) -> Finetune:
         for key in ("crop_scale", "crop_ratio"):
             low, high = getattr(self, key)
             if not 0 < low <= high:
                 raise ValueError(f"{key}: expected 0 < smallest <= largest, got [{low}, {high}]")
+        if self.batch_size < self.processes * self.accumulate:
+            raise ValueError(
+                f"batch_size: expected at least an image for each of {self.processes} processes times "
+                f"{self.accumulate} parts, got {self.batch_size}"
+            )
         return self

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gta.shards import Shard
+
 if TYPE_CHECKING:
     from gta.params.finetune import Finetune
 
 
 class Batch(NamedTuple):
-    """A step's images and what the model says of them."""
+    """A step's images, or a shard of them, and what the model says of them."""
 
     images: Tensor
     """(B, 3, H, W), normalised; mixed, if the method mixes: what model and source see."""
@@ -27,6 +29,8 @@ class Batch(NamedTuple):
     """(B, K), float32."""
     keys: Tensor | None
     """(B, 3, H, W): a second random view of each image, for penalties with `needs_keys`."""
+    shard: Shard
+    """Which images of the step's these are."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class Setting:
 class Penalty(nn.Module):
     """A regulariser: `forward(batch)` gives its unweighted value, a float32 scalar, averaged over the batch.
 
+    The batch may be a shard, whose value is then weighted by its share of the images (gta.shards): a penalty
+    that is not a mean over images, or keeps something from step to step, says what it does about it.
     Its parameters are trained along at the head's learning rate; they and its buffers are in the checkpoint.
     The model and the source are not its submodules: they are held in tuples.
     """

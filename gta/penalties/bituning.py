@@ -10,8 +10,10 @@ to its own key and to all keys,
     L = KL(u || softmax(s_z)) + KL(u || softmax(s_y)),    u: even over its own key and those of its class
 
 s_z compares projections; s_y compares the features, as [h; 1] of length 1, with the image's row of the
-head, [w; b] of length 1, which gets no gradient from it. Under mixing an image has no one class: such
-methods are refused.
+head, [w; b] of length 1, which gets no gradient from it. The losses are means over images, each against the
+queues as they were before the step; once a step the copy follows, and all keys of the batch enter the queues
+in its order, whatever shards it was seen in. Under mixing an image has no one class: such methods are
+refused.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from gta.penalties.base import Batch, Inputs, Penalty, Setting, head_of
+from gta.shards import Shard, whole
 
 
 def contrast(
@@ -60,6 +63,7 @@ class BiTuning(Penalty):
         self.register_buffer("next_key", torch.zeros(setting.num_classes, dtype=torch.long))
         self._model, self._autocast = (setting.model,), setting.autocast
         self._features = Inputs(head_of(setting.model))
+        self._new: list[tuple[Tensor, ...]] = []
 
     def attached(self) -> Inputs:
         return self._features
@@ -69,7 +73,8 @@ class BiTuning(Penalty):
         head = head_of(self._model[0])
         h, z = self._represent(self._features.value.float(), self.projector)
         with torch.no_grad():
-            self._follow()
+            if batch.shard.first:
+                self._follow()
             with Inputs(head_of(self.key_model)) as features, self._autocast():
                 self.key_model(batch.keys)
             key_h, key_z = self._represent(features.value.float(), self.key_projector)
@@ -88,7 +93,7 @@ class BiTuning(Penalty):
             batch.labels,
             self.options.temperature,
         )
-        self._enqueue(key_h, key_z, batch.labels)
+        self._keep(batch.shard, key_h, key_z, batch.labels)
         return of_z + of_y
 
     def _represent(self, features: Tensor, projector: nn.Module) -> tuple[Tensor, Tensor]:
@@ -100,6 +105,14 @@ class BiTuning(Penalty):
         for follower, leader in pairs:
             for slow, fast in zip(follower.parameters(), leader.parameters(), strict=True):
                 slow.lerp_(fast, 1 - self.options.momentum)
+
+    def _keep(self, shard: Shard, *values: Tensor) -> None:
+        """Keeps a shard's keys and labels until the step's last one, and then enqueues the batch's."""
+        self._new.append(tuple(value if shard.share else value[:0] for value in values))
+        if shard.last:
+            own = [torch.cat(parts) for parts in zip(*self._new, strict=True)]
+            self._enqueue(*(whole(value, shard.rows.stop - len(value), shard.total) for value in own))
+            self._new.clear()
 
     @torch.no_grad()
     def _enqueue(self, h: Tensor, z: Tensor, labels: Tensor) -> None:

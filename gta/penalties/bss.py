@@ -7,7 +7,8 @@ Shrinkage for Safe Transfer Learning".
 
 F holds what the head reads, a row an image. Singular values belong to a batch, and the smallest ones of fewer
 images are larger: of an epoch's last batch, where it is smaller than the others, nothing is shrunk (TLlib
-drops that batch).
+drops that batch). They are those of the whole batch where processes share it, each of which computes them of
+all features; accumulation, which never has all of them at once, is refused.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gta.errors import InputError
 from gta.penalties.base import Batch, Inputs, Penalty, Setting, head_of
+from gta.shards import whole_with_gradient
 
 
 def spectral_shrinkage(features: Float[Tensor, "batch width"], count: int) -> Float[Tensor, ""]:
@@ -28,14 +31,19 @@ def spectral_shrinkage(features: Float[Tensor, "batch width"], count: int) -> Fl
 class SpectralShrinkage(Penalty):
     def __init__(self, setting: Setting) -> None:
         super().__init__()
+        if setting.settings.accumulate > 1:
+            raise InputError(
+                "params.yaml: finetune.accumulate: expected 1 with bss, which needs a whole batch at once, "
+                f"got {setting.settings.accumulate}"
+            )
         self.count, self.batch_size = setting.settings.bss.count, setting.settings.batch_size
         self._features = Inputs(head_of(setting.model))
 
     def attached(self) -> Inputs:
         return self._features
 
-    def forward(self, _: Batch) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         features = self._features.value
-        if len(features) < self.batch_size:
+        if batch.shard.total < self.batch_size:
             return features.new_zeros((), dtype=torch.float32)
-        return spectral_shrinkage(features, self.count)
+        return spectral_shrinkage(whole_with_gradient(features, batch.shard), self.count)
