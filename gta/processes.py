@@ -76,10 +76,8 @@ def _cause(error: ChildFailedError, count: int) -> InputError | RuntimeError:
             return InputError(text)
     for number, failure in sorted(error.failures.items()):
         if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:  # which the launcher sends the rest
-            return InputError(
-                f"process {number} of {count} was ended by {failure.signal_name()}: by hand, or for want of "
-                "memory"
-            )
+            why = " (by hand, or for want of memory)" if failure.exitcode == -signal.SIGKILL else ""
+            return InputError(f"process {number} of {count} was ended by {failure.signal_name()}{why}")
     number, failure = error.get_first_failure()
     message = told[number]
     text = message["extraInfo"]["py_callstack"] if isinstance(message, dict) else message

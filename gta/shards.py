@@ -68,7 +68,7 @@ def whole(values: Tensor, start: int, total: int) -> Tensor:
     Without gradient; every process has to take part.
     """
     values = values.detach()
-    if len(values) == total:
+    if processes() == 1:
         return values
     batch = values.new_zeros((total, *values.shape[1:]))
     batch[start : start + len(values)] = values
@@ -82,7 +82,7 @@ def whole_with_gradient(values: Tensor, shard: Shard) -> Tensor:
     With gradient for the shard's own rows, over its share: so a function of all of them, which is weighted by
     the share as every loss is, has the gradient of one process once the processes' are added up.
     """
-    if len(values) == shard.total:
+    if processes() == 1:
         return values
     batch = whole(values, shard.rows.start, shard.total)
     own = values.view_as(values)
