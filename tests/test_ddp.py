@@ -63,7 +63,7 @@ PARTED = [
 ]
 """Of five images one process takes one and one, the other one and two."""
 DROPPED = [
-    f"gta-1 {json.dumps(SMALL | {'drop_path': 0.3, 'optimizer': 'adamw'} | more)}"
+    f"gta-1 {json.dumps(SMALL | {'drop_path': 0.3, 'optimizer': 'adamw', 'lr': 1e-3} | more)}"
     for more in ({}, {"stops": 1})
 ]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}

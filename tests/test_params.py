@@ -118,6 +118,9 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("finetune.epochs", True, r"finetune\.epochs: .*integer, got True"),
     ("finetune.batch_size", 100, r"finetune\.batch_size: expected at most .* digits at 15 %.*got 100"),
     ("finetune.crop_scale", [1.0, 0.5], r"crop_scale: expected 0 < smallest <= largest, got \[1\.0, 0\.5\]"),
+    ("finetune.processes", 0, r"finetune\.processes: .*greater than or equal to 1, got 0"),
+    ("finetune.processes", 33, r"batch_size: expected at least an image for each of 33 processes.*got 32"),
+    ("finetune.accumulate", 64, r"batch_size: .* 1 processes times 64 parts, got 32"),
     ("finetune.gta.columns", "cls", r"finetune\.gta\.columns: .*'all' or 'patches', got 'cls'"),
     ("finetune.gta.layers", [], r"finetune\.gta\.layers"),
     ("evaluate", ..., r"params\.yaml: evaluate: missing"),
@@ -139,6 +142,15 @@ def test_a_mistake_is_one_line_with_key_and_value(key: str, value: Any, message:
     assert len(lines) == 1, lines
     assert lines[0].startswith("params.yaml: ")
     assert re.search(message, lines[0]), lines[0]
+
+
+def test_bss_and_accumulation_exclude_each_other() -> None:
+    values = edit("grid.methods", ["baseline", "bss-0.001"])
+    values["finetune"]["accumulate"] = 2
+    with pytest.raises(InputError, match=r"^params\.yaml: finetune\.accumulate: expected 1 with bss.*got 2$"):
+        check(values)
+    values["grid"]["methods"] = ["baseline", "bss-0"]  # plain fine-tuning
+    check(values)
 
 
 PHOTOS = {
