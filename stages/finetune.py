@@ -169,9 +169,9 @@ def train_seed(cell: Cell, seed: int, state: Path) -> None:
     images = TrainImages(cell.pixels, cell.train, card.image_size, crop_of(settings), seed, views)
     loader, sampler = train_loader(images, settings.batch_size, settings.workers, cell.device)
     centre = CentreImages(cell.pixels, cell.val, card.image_size, card.crop)
-    val = []  # the same each time: cut once
-    if settings.validate_every and rank() == 0:
-        val += centre_loader(centre, settings.batch_size, settings.workers)
+    wanted = settings.validate_every and rank() == 0
+    # the same each time: cut once
+    val = list(centre_loader(centre, settings.batch_size, settings.workers)) if wanted else []
 
     def validate(trained: torch.nn.Module) -> dict[str, float]:
         images = predict(trained, card, val, cell.device, settings.precision)

@@ -16,15 +16,16 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from importgraph import ROOT
+from repository import ROOT
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
-from tiny import images, settings, source_file, training
+from tiny import images, packed, settings, source_file, training
 from together import end_of
 
 from gta.datasets.index import read_index, write_index
 from gta.errors import InputError
 from gta.methods import MIXINGS, PENALTIES, SCOPES, parse_method
+from gta.pixels import Pixels
 from gta.shards import shards_of
 from stages import finetune
 
@@ -176,12 +177,13 @@ def test_shards_cover_the_batch_once(
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A folder with all that the stage reads; its arguments."""
     listed = images(tmp_path)
+    pixels = packed(tmp_path, listed).path
     write_index(listed[:8], tmp_path / "train.csv")
     write_index(listed[8:], tmp_path / "val.csv")
     source_file(tmp_path, options={"depth": 2})
     monkeypatch.chdir(tmp_path)
-    files = ["--data", ".", "--train", "train.csv", "--val", "val.csv", "--source", "source.safetensors"]
-    return ["--method", "gta-1+transmix", *files]
+    files = ["--train", "train.csv", "--val", "val.csv", "--source", "source.safetensors"]
+    return ["--method", "gta-1+transmix", "--pixels", str(pixels), *files]
 
 
 def write_params(**changes: Any) -> None:
@@ -235,10 +237,11 @@ def test_the_stage_killed_twice_ends_as_one_process_does(
 
 
 def test_a_seed_that_is_trained_stays_trained_whatever_the_shards(workplace: list[str]) -> None:
-    listed, path = read_index(Path(workplace[5])), Path("source.safetensors")
+    pixels, listed = Pixels(Path(workplace[3])), read_index(Path(workplace[5]))
+    path = Path("source.safetensors")
     keys = {
         finetune.Cell(
-            settings(**changes), parse_method("gta-1"), Path(), listed, listed, path, 32, torch.device("cpu")
+            settings(**changes), parse_method("gta-1"), pixels, listed, listed, path, 32, torch.device("cpu")
         ).key(0)
         for changes in ({}, {"processes": 2}, {"accumulate": 2}, {"workers": 1}, {"epochs": 4})
     }
