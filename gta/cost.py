@@ -23,7 +23,7 @@ def cost_table(runs: Path, state: Path, long: pd.DataFrame) -> pd.DataFrame:
     seconds: in the training loop, validation within it included, over all processes that went on with it;
     images_per_second: training images seen over that; memory_gib: the peak, `memory_of` the GPU's tensors
     (torch.cuda.max_memory_allocated) or, on a CPU, of the whole process so far (resident set), which may
-    have trained other seeds before.
+    have trained other seeds before; of several processes that train together, of the first one.
     """
     rows = []
     test = long.loc[long["split"] == "test", [*KEYS, "method", "seed"]]

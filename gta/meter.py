@@ -12,7 +12,8 @@ import torch
 
 
 class Cost(NamedTuple):
-    """Of one seed, over all processes that went on with it; work that a kill undid is not counted."""
+    """Of one seed, over all processes that went on with it; work that a kill undid is not counted. Where
+    several train together, as the first one sees it."""
 
     seconds: float
     memory_bytes: int

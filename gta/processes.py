@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -29,8 +29,8 @@ def launch(count: int, module: str) -> None:
     """Runs this command, `python -m module ...`, as `count` processes, and waits for them to end.
 
     The first failure ends all. Nothing of them outlives this process, however it ends.
-    Raises InputError where one of them raised it, or was killed; RuntimeError with the traceback of any
-    other error.
+    Raises InputError where one of them raised it, or was killed, and where there are fewer GPUs; RuntimeError
+    with the traceback of any other error.
     """
     # here: the launcher's modules take a while, and only a cell of several processes needs them
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
@@ -39,8 +39,8 @@ def launch(count: int, module: str) -> None:
 
     if torch.cuda.is_available() and torch.cuda.device_count() < count:
         raise InputError(
-            f"params.yaml: finetune.processes: expected at most the {torch.cuda.device_count()} GPUs that "
-            f"torch sees, got {count}"
+            "params.yaml: finetune.processes: expected at most the number of GPUs that torch sees, "
+            f"{torch.cuda.device_count()}, got {count}"
         )
     os.environ[LAUNCHER] = str(os.getpid())
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # failures are told below
@@ -68,20 +68,20 @@ def launch(count: int, module: str) -> None:
 
 
 def _cause(error: ChildFailedError, count: int) -> InputError | RuntimeError:
-    """What went wrong first. The others fail after it, since the group has lost a member."""
-    told = {number: failure.message for number, failure in error.failures.items()}
-    for message in told.values():
-        kind, _, text = message["message"].partition(": ") if isinstance(message, dict) else ("", "", "")
-        if kind == InputError.__name__:
-            return InputError(text)
+    """What went wrong. After a first failure others follow, as the group has lost a member."""
+    tracebacks = []
+    for number, failure in sorted(error.failures.items()):
+        message: Any = failure.message
+        if isinstance(message, dict):  # as `together` has recorded it
+            kind, _, text = message["message"].partition(": ")
+            if kind == InputError.__name__:
+                return InputError(text)
+            tracebacks.append(f"process {number} of {count}:\n{message['extraInfo']['py_callstack']}")
     for number, failure in sorted(error.failures.items()):
         if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:  # which the launcher sends the rest
             why = " (by hand, or for want of memory)" if failure.exitcode == -signal.SIGKILL else ""
             return InputError(f"process {number} of {count} was ended by {failure.signal_name()}{why}")
-    number, failure = error.get_first_failure()
-    message = told[number]
-    text = message["extraInfo"]["py_callstack"] if isinstance(message, dict) else message
-    return RuntimeError(f"process {number} of {count}:\n{text}")
+    return RuntimeError("\n".join(tracebacks) or str(error))
 
 
 def launched() -> bool:
