@@ -4,7 +4,7 @@ The gradient of a mean over the batch is the sum of its shards' gradients, each 
 of the images; processes add theirs up after their last shard. This is done here and not by
 DistributedDataParallel since penalties train parameters of their own and read weights outside of the model's
 forward pass, since a last batch may have fewer images than there are processes, and since its buckets are
-laid out anew after the first step, so that of more than two processes a resumed run would add up in another
+laid out anew after the first step, so that of more than two processes a resumed run may add up in another
 order and end with other bits. The price: gradients are sent when the backward pass is over, not during it.
 
 Every process reads the whole batch, so that views, mixing and order are those of one process. What is drawn

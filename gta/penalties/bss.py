@@ -46,4 +46,4 @@ class SpectralShrinkage(Penalty):
         features = self._features.value
         if batch.shard.total < self.batch_size:
             return features.new_zeros((), dtype=torch.float32)
-        return spectral_shrinkage(whole_with_gradient(features, batch.shard), self.count)
+        return spectral_shrinkage(whole_with_gradient(features.float(), batch.shard), self.count)
