@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from ruamel.yaml import YAML
-from tiny import SETTINGS, images, source_file, training
+from tiny import SETTINGS, images, packed, source_file, training
 
 from gta import meter
 from gta.datasets.index import write_index
@@ -74,7 +74,8 @@ def test_the_cost_lies_beside_the_state_and_in_no_output(
     YAML(typ="safe", pure=True).dump({"grid": grid, "finetune": SETTINGS}, tmp_path / "params.yaml")
     source_file(tmp_path)
     monkeypatch.chdir(tmp_path)
-    options = ["--method", "baseline", "--data", ".", "--train", "train.csv", "--val", "val.csv"]
+    pixels = str(packed(tmp_path, images(tmp_path)).path)
+    options = ["--method", "baseline", "--pixels", pixels, "--train", "train.csv", "--val", "val.csv"]
     options += ["--source", "source.safetensors", "--state", "state", "--output", "out"]
     monkeypatch.setattr("sys.argv", ["finetune", *options])
     finetune.main()
