@@ -163,7 +163,7 @@ def test_what_is_no_method_is_refused(name: str, message: str) -> None:
 
 @pytest.mark.parametrize(("decay", "expected"), [("none", 1.0), ("linear", 0.75), ("cosine", 0.853553)])
 def test_the_weight_of_gta_decays(tmp_path: Path, decay: str, expected: float) -> None:
-    from gta.train import _weight
+    from gta.losses import _weight
 
     gta = {**training(tmp_path).settings.gta.model_dump(), "decay": decay}
     run = training(tmp_path, "gta-2", gta=gta, epochs=4)
