@@ -85,8 +85,9 @@ def extract(archive: Path, folder: Path) -> None:
     ) as error:
         raise InputError(f"{archive}: damaged or cut short: {error}") from None
     except OSError as error:  # of the disk; bz2's faults of the data have no number
-        reason = f"damaged or cut short: {error}" if error.errno is None else error.strerror
-        raise InputError(f"{archive}: {reason}") from None
+        if error.errno is not None:
+            raise
+        raise InputError(f"{archive}: damaged or cut short: {error}") from None
 
 
 def _members(file: BinaryIO) -> Iterator[Member]:

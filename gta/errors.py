@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import select
@@ -15,6 +16,19 @@ SHELLS = {"sh", "dash", "bash", "zsh", "ksh", "fish", "busybox"}
 """Between DVC and a stage stands one of these, where it does not replace itself by the stage."""
 LAUNCHER = "GTA_LAUNCHER"
 """The environment variable with the number of the process that gta.processes has launched this one from."""
+DISK = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EROFS: "let it be written",
+    errno.EACCES: "let this user read and write it",
+    errno.EPERM: "let this user read and write it",
+    errno.EFBIG: "let this user write larger files",
+    errno.EIO: "look after the disk",
+    errno.ENOENT: "see who removed it",
+    errno.EEXIST: "remove what is in its place",
+    errno.ENOTDIR: "remove what is in the place of a folder",
+}
+"""Faults of the disk that no code can help -> what the user has to do."""
 
 
 class InputError(Exception):
@@ -22,7 +36,8 @@ class InputError(Exception):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a stage: logs to stderr; an InputError becomes one plain line and exit status 1.
+    """Runs a stage: logs to stderr; an InputError, or a fault of the disk, becomes one plain line and exit
+    status 1, Ctrl-C a line and 130.
 
     The stage ends with `dvc repro`, or with the process that launched it, even where that is killed: else a
     second `dvc repro` would find a first stage still writing. (Linux; elsewhere a killed DVC leaves its stage
@@ -39,6 +54,15 @@ def run(main: Callable[[], None]) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in DISK or error.filename is None:
+            raise
+        advice = f"{DISK[error.errno]}, then `make repro` goes on"
+        print(f"error: {error.filename}: {error.strerror}; {advice}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; `make repro` goes on", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def _dvc() -> int:

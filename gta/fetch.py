@@ -17,6 +17,7 @@ import httpx
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 from tqdm import tqdm
 
+from gta.atomic import naming
 from gta.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,8 @@ def fetch(
     'sha256:...' or 'md5:...', or None to take any non-empty file; timeout: seconds without an answer or
     a byte after which a source has stalled; pause: seconds before the second try of a source.
 
-    Raises InputError, one line with the fault of every source, where none gives the file.
+    Raises InputError, one line with the fault of every source, where none gives the file, and OSError where
+    `folder` cannot be written.
     """
     final = folder / name
     faults = []
@@ -98,7 +100,10 @@ def _download(url: str, final: Path, checksum: str | None, timeout: float, pause
         reraise=True,
     )
     try:
-        with httpx.Client(follow_redirects=True, max_redirects=REDIRECTS, timeout=timeout) as client:
+        with (
+            naming(part),
+            httpx.Client(follow_redirects=True, max_redirects=REDIRECTS, timeout=timeout) as client,
+        ):
             retrying(_stream, client, url, part, origin)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise _SourceError(_reason(error)) from None

@@ -134,6 +134,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Card]:
 def read_card(path: Path) -> Card:
     """The card of a file that this project wrote. Raises InputError where it is not one."""
     try:
+        path.open("rb").close()  # safetensors takes every file that it may not read for a missing one
         with safe_open(path, "pt") as stored:
             about = stored.metadata() or {}
     except (OSError, SafetensorError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import time
 from collections.abc import Callable
@@ -202,8 +203,10 @@ def _save(
         "history": history,
         "cost": tuple(cost),
     }
+    stored = io.BytesIO()  # torch's own writer turns a full disk into "unexpected pos 576 vs 534"
+    torch.save(state, stored)
     with atomic_file(path) as partial:
-        torch.save(state, partial)
+        partial.write_bytes(stored.getbuffer())
 
 
 def _resume(run: Run, optimizer: torch.optim.Optimizer, path: Path) -> tuple[list[dict[str, Any]], Cost]:

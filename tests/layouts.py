@@ -41,7 +41,7 @@ def mask_of(values: list[int], size: tuple[int, int] = (20, 30)) -> bytes:
 
 def mat(**variables: object) -> bytes:
     buffer = io.BytesIO()
-    savemat(buffer, variables)
+    savemat(buffer, variables)  # type: ignore[arg-type]  # the stubs know paths alone
     return buffer.getvalue()
 
 

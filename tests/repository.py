@@ -38,8 +38,11 @@ def small_params() -> dict[str, Any]:
 class Repository:
     """A git and DVC repository in `path`, made of this one's files as they lie in the working tree."""
 
+    prefix: list[str]
+    """What stands before every command, to run it as another user."""
+
     def __init__(self, path: Path, values: dict[str, Any] | None = None) -> None:
-        self.path, self.environment = path, dict(ENVIRONMENT)
+        self.path, self.environment, self.prefix = path, dict(ENVIRONMENT), []
         listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
         names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         for name in names.strip("\0").split("\0"):
@@ -55,7 +58,7 @@ class Repository:
     def at(cls, path: Path) -> Repository:
         """One that lies in `path` already."""
         found = cls.__new__(cls)
-        found.path, found.environment = path, dict(ENVIRONMENT)
+        found.path, found.environment, found.prefix = path, dict(ENVIRONMENT), []
         return found
 
     def copy(self, path: Path) -> Repository:
@@ -69,17 +72,28 @@ class Repository:
 
     def run(self, *command: str, status: int = 0) -> str:
         """Runs a command there; returns stdout and stderr together."""
-        done = subprocess.run(
-            command,
+        code, said = self.attempt(*command)
+        assert code == status, f"{' '.join(command)} exited {code}:\n{said}"
+        return said
+
+    def attempt(self, *command: str) -> tuple[int, str]:
+        """Runs a command there, whatever comes of it; returns its status, stdout and stderr together."""
+        with self.start(*command) as process:
+            said, _ = process.communicate()
+        return process.returncode, said
+
+    def start(self, *command: str, quiet: bool = False) -> subprocess.Popen[str]:
+        """Starts a command there, as the leader of a session; `quiet`: what it says is thrown away."""
+        return subprocess.Popen(
+            [*self.prefix, *command],
             cwd=self.path,
             env=self.environment,
             text=True,
-            stdout=subprocess.PIPE,
+            stdout=subprocess.DEVNULL if quiet else subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
+            start_new_session=True,
         )
-        assert done.returncode == status, f"{' '.join(command)} exited {done.returncode}:\n{done.stdout}"
-        return done.stdout
 
     def repro(self, *options: str, status: int = 0) -> list[str]:
         """The names of the stages that `dvc repro` ran."""

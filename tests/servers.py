@@ -42,7 +42,7 @@ def folder(path: Path) -> Iterator[Remote]:
 def s3(path: Path) -> Iterator[Remote]:
     """rclone's S3 server, from the package index."""
     bucket, key, secret = path / "buckets/gta", "reader", secrets.token_hex(16)
-    bucket.mkdir(parents=True)
+    bucket.mkdir(parents=True, exist_ok=True)
     command = [
         "rclone",
         "serve",
@@ -51,6 +51,8 @@ def s3(path: Path) -> Iterator[Remote]:
         "127.0.0.1:0",
         "--auth-key",
         f"{key},{secret}",
+        "--dir-cache-time=100ms",  # tests break things behind its back; with 0 it never rests
+        "--poll-interval=0",
         str(bucket.parent),
     ]
     environment = {**ENVIRONMENT, "RCLONE_CONFIG": "/dev/null"}

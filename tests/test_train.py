@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,18 @@ def test_a_guide_of_weight_zero_draws_no_random_number(
     monkeypatch.setattr(Guide, "penalty", lambda _, ask=Guide.penalty: 0 * ask(_))
     train(run, tmp_path / "zero.pt")
     assert same(plain, weights(run))
+
+
+def test_a_checkpoint_that_does_not_fit_names_its_file(tmp_path: Path) -> None:
+    """As on a full disk; torch's own writer says "unexpected pos" there."""
+    run, (_, hard) = training(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"File too large: '.*/checkpoint\.pt'"):
+            train(run, tmp_path / "state/checkpoint.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert not list((tmp_path / "state").iterdir())
 
 
 @pytest.mark.parametrize("method", ["baseline", "gta-0.1"])

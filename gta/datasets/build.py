@@ -59,21 +59,18 @@ def build(name: str, entry: Entry, downloads: Path, output: Path) -> None:
     Raises InputError where the data cannot be had, are damaged, or are not what `entry` expects.
     """
     logger.info("%s: %s", name, about(entry))
-    try:
-        with atomic_folder(output) as partial:
-            (partial / "images").mkdir()
-            (partial / "masks").mkdir()
-            if isinstance(entry, Digits):
-                index = digits.build(entry, partial)
-            else:
-                with TemporaryDirectory(dir=partial) as root:
-                    listed = _read(entry, downloads / name, Path(root))
-                    _check_counts(name, entry, listed)
-                    index = _place(name, listed, entry, partial)
-                    _check_labels(name, index)
-            write_index(index, partial / "index.csv")
-    except OSError as error:  # a full disk, a folder that may not be written
-        raise InputError(f"{name}: {error}") from None
+    with atomic_folder(output) as partial:
+        (partial / "images").mkdir()
+        (partial / "masks").mkdir()
+        if isinstance(entry, Digits):
+            index = digits.build(entry, partial)
+        else:
+            with TemporaryDirectory(dir=partial) as root:
+                listed = _read(entry, downloads / name, Path(root))
+                _check_counts(name, entry, listed)
+                index = _place(name, listed, entry, partial)
+                _check_labels(name, index)
+        write_index(index, partial / "index.csv")
     logger.info("%s: %d images in %s", name, len(index), output)
 
 
