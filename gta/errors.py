@@ -65,23 +65,28 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(128 + signal.SIGINT)
 
 
-def _dvc() -> int:
-    """The process number of the DVC that runs this stage: its parent, or that of the shell between."""
+def _dvc() -> int | None:
+    """The process number of the DVC that runs this stage: its parent, or that of the shell between.
+
+    None where it ended before it came to this line: DVC and its stage are of one process group, and who has
+    adopted the stage is of another.
+    """
     parent = os.getppid()
     try:
         if Path(f"/proc/{parent}/comm").read_text().strip() in SHELLS:
-            return int(Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[1])
-    except FileNotFoundError:
-        pass  # it has ended already, as _end_with will see
-    return parent
+            parent = int(Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[1])
+        return parent if os.getpgid(parent) == os.getpgid(0) else None
+    except (FileNotFoundError, ProcessLookupError):
+        return None
 
 
-def _end_with(pid: int) -> None:
-    """Waits for the end of another process, and kills this one."""
+def _end_with(pid: int | None) -> None:
+    """Waits for the end of another process, if it has not ended, and kills this one."""
     try:
-        ended = select.poll()
-        ended.register(os.pidfd_open(pid), select.POLLIN)
-        ended.poll()
+        if pid is not None:
+            ended = select.poll()
+            ended.register(os.pidfd_open(pid), select.POLLIN)
+            ended.poll()
     except ProcessLookupError:
         pass
     os.kill(os.getpid(), signal.SIGKILL)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from repository import ROOT
 
 from gta.atomic import atomic_file, atomic_folder
 from gta.errors import DISK, run
@@ -47,6 +50,22 @@ def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         run(main)
     assert status.value.code == 130
     assert capsys.readouterr().err == "interrupted; `make repro` goes on\n"
+
+
+@pytest.mark.parametrize("adopted", [True, False])
+def test_a_stage_whose_dvc_ended_while_it_was_loading_ends_too(adopted: bool, tmp_path: Path) -> None:
+    code = (
+        "import time; time.sleep(1); from gta.errors import run; run(lambda: (time.sleep(1), print('done')))"
+    )
+    (tmp_path / "stage.py").write_text(code)
+    shell = f"{sys.executable} {tmp_path / 'stage.py'} {'&' if adopted else ''}"
+    done = subprocess.run(  # ends when nobody can write any more
+        ["sh", "-c", shell],
+        env=os.environ | {"DVC_STAGE": "stage", "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert done.stdout == ("" if adopted else "done\n")
 
 
 @pytest.mark.parametrize("whole", [atomic_file, atomic_folder])
