@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -26,6 +27,8 @@ ATTEMPTS = 4
 """Tries of one source while its faults look passing; with doubling pauses, some seconds in all."""
 REDIRECTS = 5
 """Redirects that are followed; the known hosts need at most two."""
+SLOWEST = 1024
+"""Bytes a second, over the time-out, under which a source has stalled: with 3 GB it would take a month."""
 PASSING = {408, 416, 425, 429, 500, 502, 503, 504}
 """HTTP statuses worth another try; 416 because the stale part that caused it is dropped."""
 
@@ -46,7 +49,7 @@ def fetch(
 
     sources: addresses (http, https, file) or paths of the very file, tried in order; checksum:
     'sha256:...' or 'md5:...', or None to take any non-empty file; timeout: seconds without an answer or
-    a byte after which a source has stalled; pause: seconds before the second try of a source.
+    with next to no bytes after which a source has stalled; pause: seconds before the second try of a source.
 
     Raises InputError, one line with the fault of every source, where none gives the file, and OSError where
     `folder` cannot be written.
@@ -104,7 +107,7 @@ def _download(url: str, final: Path, checksum: str | None, timeout: float, pause
             naming(part),
             httpx.Client(follow_redirects=True, max_redirects=REDIRECTS, timeout=timeout) as client,
         ):
-            retrying(_stream, client, url, part, origin)
+            retrying(_stream, client, url, part, origin, timeout)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise _SourceError(_reason(error)) from None
     try:
@@ -115,7 +118,7 @@ def _download(url: str, final: Path, checksum: str | None, timeout: float, pause
     return final
 
 
-def _stream(client: httpx.Client, url: str, part: Path, origin: Path) -> None:
+def _stream(client: httpx.Client, url: str, part: Path, origin: Path, timeout: float) -> None:
     """Appends to `part` what is missing of the file at `url`, or writes it anew."""
     offset = part.stat().st_size if part.exists() else 0
     known = origin.read_text(encoding="utf-8").splitlines() if origin.exists() else []
@@ -135,7 +138,7 @@ def _stream(client: httpx.Client, url: str, part: Path, origin: Path) -> None:
         else:  # the server does not do ranges, or has another version of the file by now
             offset, total = 0, response.headers.get("Content-Length", "")
             origin.write_text(f"{url}\n{_version(response)}\n", encoding="utf-8")
-        _append(response, part, offset, int(total) if total.isdigit() else None)
+        _append(response, part, offset, int(total) if total.isdigit() else None, timeout)
 
 
 def _version(response: httpx.Response) -> str:
@@ -144,7 +147,8 @@ def _version(response: httpx.Response) -> str:
     return response.headers.get("Last-Modified", "") if etag.startswith("W/") else etag
 
 
-def _append(response: httpx.Response, part: Path, offset: int, total: int | None) -> None:
+def _append(response: httpx.Response, part: Path, offset: int, total: int | None, timeout: float) -> None:
+    since, seen = time.monotonic(), offset
     with (
         part.open("ab" if offset else "wb") as file,
         tqdm(total=total, initial=offset, unit="B", unit_scale=True, desc=part.stem, disable=None) as bar,
@@ -152,6 +156,10 @@ def _append(response: httpx.Response, part: Path, offset: int, total: int | None
         for chunk in response.iter_raw():  # as they come; raises where they end before Content-Length
             file.write(chunk)
             bar.update(len(chunk))
+            if (now := time.monotonic()) - since >= timeout:
+                if file.tell() - seen < SLOWEST * (now - since):
+                    raise httpx.ReadTimeout(f"{file.tell() - seen} bytes in {now - since:.0f} s")
+                since, seen = now, file.tell()
         os.fsync(file.fileno())
         if total is not None and file.tell() != total:
             raise httpx.RemoteProtocolError(f"expected {total} bytes, got {file.tell()}")

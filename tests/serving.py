@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -105,5 +106,19 @@ def stall(body: bytes, until: threading.Event) -> Answer:
         handler.wfile.flush()
         until.wait(60)
         handler.close_connection = True
+
+    return answer
+
+
+def drip(body: bytes, pause: float) -> Answer:
+    """Sends a byte, and after so many seconds the next one."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        for byte in body:
+            handler.wfile.write(bytes([byte]))
+            time.sleep(pause)
 
     return answer
