@@ -128,6 +128,23 @@ def test_a_damaged_listing_of_a_folder_is_repaired(project: Project) -> None:
     assert "0 were bad" in project.check(0)
 
 
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_what_cannot_be_read_is_never_removed(project: Project, elsewhere: bool) -> None:
+    """It may be the net's fault. Here, as one that root meets too: a link to nowhere."""
+    oid = project.oid("single")
+    file = project.file("remote store", oid)
+    file.unlink()
+    file.symlink_to("nowhere")
+    if not elsewhere:
+        harm(project.file("cache", oid), "missing")
+        (project.path / "single").unlink()
+    said = project.check(1)
+    assert f"remote store: {oid}: [Errno 2] No such file" in said
+    outcome = "copied from cache" if elsewhere else "nobody else has it: left as it is"
+    assert f"remote store: {oid} is unreadable (make: {project.path / 'single'}): {outcome}" in said
+    assert file.is_symlink() != elsewhere
+
+
 def test_what_both_lost_is_taken_from_the_working_tree(project: Project) -> None:
     oid = project.oid("single")
     for store in ("cache", "remote store"):

@@ -4,7 +4,8 @@
 
 `dvc status`, `checkout` and `push` accept a damaged object of the local cache, and `dvc push` does not bring
 back a file that a remote has lost out of a folder. Here every object is read whole. A damaged one is
-removed, since DVC would go on trusting it, and a removed or missing one is copied from the first place that
+removed, since DVC would go on trusting it; one that cannot be read stays, since that may pass; each, and a
+missing one, is copied from the first place that
 has it whole: the cache, a remote, or the working tree. Objects of earlier commits are checked too; what is
 missing is known for the outputs of this commit alone. Entries of the run cache have no hash and are not
 checked.
@@ -51,6 +52,7 @@ class Store:
     odb: Any
     whole: set[str] = field(default_factory=set)
     bad: set[str] = field(default_factory=set)
+    unreadable: set[str] = field(default_factory=set)
 
 
 def main() -> None:
@@ -73,17 +75,23 @@ def _remote(repo: Any, name: str) -> Any:
         remote = repo.cloud.get_remote(name).odb
         remote.fs.exists(remote.path)
     except Exception as error:  # each kind of remote has its own exceptions
-        raise InputError(
-            f"remote {name}: cannot be reached: {' '.join(str(error).split()) or type(error).__name__}"
-        ) from None
+        raise InputError(f"remote {name}: cannot be reached: {_reason(error)}") from None
     return remote
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _examine(store: Store) -> None:
     """Reads every object and compares its hash with its name."""
     names = sorted(store.odb.all()) if store.odb.fs.exists(store.odb.path) else []
     for oid in tqdm(names, desc=store.name, unit=" objects", disable=None):
-        (store.whole if _is_whole(store.odb, oid) else store.bad).add(oid)
+        try:
+            (store.whole if _is_whole(store.odb, oid) else store.bad).add(oid)
+        except Exception as error:  # each kind of remote has its own exceptions
+            logger.info("%s: %s: %s", store.name, oid, _reason(error))
+            store.unreadable.add(oid)
 
 
 def _is_whole(odb: Any, oid: str) -> bool:
@@ -124,8 +132,10 @@ def _faults(
     the cache what no remote has."""
     for oid in sorted(store.bad):
         yield store, oid, "damaged"
+    for oid in sorted(store.unreadable):
+        yield store, oid, "unreadable"
     for oid, places in uses.items():
-        if any(oid in other.bad for other in stores) or oid in store.whole:
+        if any(oid in other.bad | other.unreadable for other in stores) or oid in store.whole:
             continue
         kept = any(place.folder in store.whole for place in places)
         lost = store is stores[0] and not any(oid in other.whole for other in stores)
@@ -140,13 +150,19 @@ def _repair(store: Store, oid: str, fault: str, stores: list[Store], uses: dict[
     places = uses.get(oid, [])
     origin = ""
     for other, path, fs in _copies(store, oid, stores, places):
-        store.odb.add(path, fs, oid, check_exists=False)
-        if _is_whole(store.odb, oid):
+        try:
+            store.odb.add(path, fs, oid, check_exists=False)
+            healed = _is_whole(store.odb, oid)
+        except Exception as error:  # as above
+            raise InputError(f"{store.name}: {oid}: cannot be written: {_reason(error)}") from None
+        if healed:
             store.whole.add(oid)
             origin = other
             break
     named = "; ".join(f"{place.stage}: {place.path}" for place in places) or EARLIER
     outcome = f"copied from {origin}" if origin else "nobody has it: removed; `dvc repro` makes it again"
+    if fault == "unreadable" and not origin:
+        outcome = "nobody else has it: left as it is"
     logger.info("%s: %s is %s (%s): %s", store.name, oid, fault, named, outcome)
     return bool(origin)
 
