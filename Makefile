@@ -3,6 +3,7 @@
 # make test              every test
 # make remote URL=...    share the cache: a folder, s3://... or ssh://... (docs/sharing.md)
 # make check-cache       rehash the cache and the remotes, and repair them from each other
+# make campaign          kills, faults and hostile input, by the hundred; writes docs/campaign.md
 # make lint              formatting, style, types
 # make lock              new exact versions from pyproject.toml
 
@@ -10,9 +11,10 @@ VENV := .venv
 PYTHON ?= python3
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro report test remote check-cache lint lock env
+.PHONY: repro report test remote check-cache campaign lint lock env
 
 repro: env
+	python -m tools.mend
 	python -m gta.params.check
 	dvc repro
 
@@ -31,6 +33,9 @@ remote: env
 
 check-cache: env
 	python -m tools.check_cache
+
+campaign: env
+	PYTHONPATH=tests python -m tools.campaign
 
 lint: env
 	ruff format --check .
