@@ -7,6 +7,7 @@ where.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,7 +41,7 @@ def pack(folder: Path, names: list[str], side: int | None, path: Path) -> None:
         stored[ends[number] : ends[number + 1]] = pixels
         return hashlib.sha256(pixels.data).hexdigest()
 
-    with atomic_file(path) as partial, atomic_file(path.with_suffix(".csv")) as table:
+    with atomic_file(path.with_suffix(".csv")) as table, atomic_file(path) as partial:
         stored = _array(partial, ends[-1])
         with ThreadPoolExecutor() as threads:  # Pillow decodes without Python's lock
             placed = threads.map(place, range(len(names)))
@@ -73,13 +74,14 @@ def _within(width: int, height: int, side: int | None) -> tuple[int, int]:
 
 
 def _array(path: Path, length: int) -> Array:
-    """A new array in the file. An empty one cannot be mapped."""
-    if length:
-        return np.lib.format.open_memmap(path, "w+", np.uint8, (length,))
-    empty = np.empty(0, np.uint8)
+    """A new array in the file. Its room is taken at once: a mapped page that finds none is a bus error."""
     with path.open("wb") as stream:
-        np.save(stream, empty)
-    return empty
+        header = {"descr": "|u1", "fortran_order": False, "shape": (length,)}
+        np.lib.format.write_array_header_1_0(stream, header)
+        if length and hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(stream.fileno(), stream.tell(), length)
+    stored: Array = np.load(path, mmap_mode="r+" if length else None)  # an empty one cannot be mapped
+    return stored
 
 
 class Pixels:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import pickle
 from pathlib import Path
 
@@ -49,6 +51,20 @@ def test_smaller_to_the_shorter_side_and_never_larger(folder: Path) -> None:
 def test_none_at_all(tmp_path: Path) -> None:
     pack(tmp_path, [], None, tmp_path / "test.npy")
     assert len(Pixels(tmp_path / "test.npy").flat) == 0
+
+
+def test_a_full_disk_is_noticed_before_a_page_of_it_is_missing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int, start: int, length: int) -> None:
+        assert start == 128  # NumPy's header
+        assert length % 3 == 0
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/out\.npy'"):
+        pack(folder, list(SIZES), None, folder / "packed/out.npy")
+    assert not list((folder / "packed").iterdir())
 
 
 def test_what_is_wrong_is_said(folder: Path) -> None:
