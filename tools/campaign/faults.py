@@ -17,7 +17,7 @@ class Fault(NamedTuple):
     kind: str
     case: str
     stage: str
-    """That runs meanwhile."""
+    """That runs meanwhile; empty where the study lacks it."""
     harm: Harm
     cause: str
     """What its error line has to say: a regular expression."""
@@ -31,8 +31,6 @@ def judged(faults: Iterable[Fault], ground: Ground) -> Iterator[Trial]:
     """Each fault in turn; where something is lost, the next one finds the study whole again."""
     with ground.spare() as spare:
         for fault in faults:
-            if not fault.stage:
-                continue  # the short form has not all stages
             ground.forget(fault.stage)
             with fault.harm(ground):
                 status, said = ground.repository.attempt("dvc", "repro", *ground.targets)
