@@ -1,4 +1,5 @@
 # make repro             the pipeline of params.yaml, from nothing to results/
+# make cluster           the same on many workers: Slurm, or this machine's GPUs or cores (docs/cluster.md)
 # make report            runs/report/report.html: what there is of an unfinished grid, and what is missing
 # make test              every test
 # make remote URL=...    share the cache: a folder, s3://... or ssh://... (docs/sharing.md)
@@ -11,12 +12,16 @@ VENV := .venv
 PYTHON ?= python3
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro report test remote check-cache campaign lint lock env
+.PHONY: repro cluster report test remote check-cache campaign lint lock env
 
 repro: env
 	python -m tools.mend
 	python -m gta.params.check
 	dvc repro
+
+cluster: env
+	python -m gta.params.check
+	python -m tools.cluster
 
 report: env
 	python -m stages.aggregate --partial --runs runs/evaluate --segments runs/segment --leaks runs/leaks \

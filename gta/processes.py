@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
+from gta import warning
 from gta.errors import LAUNCHER, InputError
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ def launch(count: int, module: str) -> None:
         try:
             elastic_launch(config, sys.executable)("-m", module, *sys.argv[1:])
         except ChildFailedError as error:
+            if warning.STATUS in {failure.exitcode for failure in error.failures.values()}:
+                sys.exit(warning.STATUS)
             raise _cause(error, count) from None
         except SignalException as error:  # ends this process as if it had not been caught
             signal.signal(error.sigval, signal.SIG_DFL)
@@ -113,6 +116,9 @@ def together() -> Iterator[None]:
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=LONGEST_WAIT)
         yield
         dist.destroy_process_group()
+    except SystemExit:
+        dist.destroy_process_group()
+        raise
     except BaseException as error:
         get_error_handler().record_exception(error)
         os._exit(1)  # not by way of the group, which may wait for ever for a member

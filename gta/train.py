@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from gta import warning
 from gta.atomic import atomic_file
 from gta.attention import LogitRecorder, is_compiled, layout_of, record_logits
 from gta.batches import Epochs, Loader
@@ -28,7 +30,7 @@ from gta.methods import Method
 from gta.models import Card
 from gta.optim import build_optimizer, lr_at, set_lr
 from gta.penalties.base import Penalty
-from gta.shards import add_up, rank, start_alike
+from gta.shards import add_up, agreed, rank, start_alike
 
 if TYPE_CHECKING:
     from gta.params.finetune import Finetune
@@ -83,7 +85,8 @@ def train(run: Run, checkpoint: Path) -> Trained:
     An epoch's randomness is a function of (seed, epoch, process) alone, so that a run which was killed and
     goes on from `checkpoint` ends with the same bits as one that was not. Of several processes (gta.shards)
     all end with the same weights, and the first one writes the checkpoint.
-    Raises InputError where a loss is not finite, with epoch, step and components.
+    Raises InputError where a loss is not finite, with epoch, step and components; SystemExit where a warning
+    came (gta/warning.py), once it has saved.
     """
     optimizer = build_optimizer(run.model, run.penalties, run.settings)
     restart(run.device)
@@ -101,10 +104,15 @@ def train(run: Run, checkpoint: Path) -> Trained:
             row = _train_epoch(run, epoch, optimizer, attention, bar) | _validate(run, epoch)
             history.append({"seed": run.seed, "epoch": epoch + 1, **row})
             log.info(" ".join(f"{key} {_short(value)}" for key, value in history[-1].items()))
-            due = epoch + 1 == run.epochs or time.monotonic() - saved >= run.settings.checkpoint_seconds
-            if due and rank() == 0:
+            warned = agreed(warning.came())
+            due = time.monotonic() - saved >= run.settings.checkpoint_seconds
+            if rank() == 0 and (epoch + 1 == run.epochs or due or warned):
                 _save(run, optimizer, history, spent(before, started, run.device), checkpoint)
                 saved = time.monotonic()
+            if warned and epoch + 1 < run.epochs:
+                log.info(f"seed {run.seed}: saved, and ended before its time was up")
+                agreed(None)  # once the first process has saved
+                sys.exit(warning.STATUS)
         cost = spent(before, started, run.device)
     return Trained(pd.DataFrame(history), cost)
 

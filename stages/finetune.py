@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from gta import models
+from gta import models, warning
 from gta.atomic import atomic_file, atomic_folder
 from gta.batches import CentreImages, TrainImages, centre_loader, train_loader
 from gta.cell import fingerprint, keep_only, link
@@ -91,6 +91,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     settings, grid = load(Finetune, "finetune"), load(Grid, "grid")
+    warning.listen()
     if settings.deterministic:
         make_deterministic()
     cell = Cell(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 from repository import ROOT
@@ -22,6 +23,7 @@ from safetensors.torch import load_file
 from tiny import images, packed, settings, source_file, training
 from together import end_of
 
+from gta import warning
 from gta.datasets.index import read_index, write_index
 from gta.errors import InputError
 from gta.methods import MIXINGS, PENALTIES, SCOPES, parse_method
@@ -201,7 +203,7 @@ def in_this_folder() -> list[Path]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a killed process leaves others running")
-def test_the_stage_killed_twice_ends_as_one_process_does(
+def test_the_stage_killed_twice_and_warned_ends_as_one_process_does(
     workplace: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_params(epochs=10)
@@ -209,15 +211,18 @@ def test_the_stage_killed_twice_ends_as_one_process_does(
     finetune.main()
     write_params(epochs=10, processes=2)
     command = [sys.executable, "-m", "stages.finetune", *workplace, "--state", "two", "--output", "of-two"]
-    for ending in (signal.SIGKILL, signal.SIGTERM):
+    for ending in (signal.SIGKILL, signal.SIGTERM, warning.SIGNAL):
         before = {path.stat().st_mtime_ns for path in Path("two").rglob("checkpoint.pt")}
         with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as stage:
             while before >= {path.stat().st_mtime_ns for path in Path("two").rglob("checkpoint.pt")}:
                 assert stage.poll() is None, "it ended before a checkpoint of it was seen"
                 time.sleep(0.01)
+            if ending == warning.SIGNAL:  # as Slurm's goes to all
+                for child in psutil.Process(stage.pid).children(recursive=True):
+                    child.send_signal(ending)
             stage.send_signal(ending)
             said = stage.communicate()[1]
-        assert stage.returncode == -ending
+        assert stage.returncode == (warning.STATUS if ending == warning.SIGNAL else -ending), said
         assert "Traceback" not in said
         deadline = time.monotonic() + 30
         while left := in_this_folder():

@@ -43,8 +43,8 @@ def read_params(path: Path = PARAMS) -> dict[str, Any]:
     return params
 
 
-def parse(section: type[SectionT], params: dict[str, Any], *keys: str) -> SectionT:
-    """The values under `keys` as an instance of `section`.
+def parse(section: type[SectionT], params: dict[str, Any], *keys: str, path: Path = PARAMS) -> SectionT:
+    """The values under `keys` as an instance of `section`. path: the file that an error names.
 
     Raises InputError with a line for every mistake: key path, value, what was expected.
     """
@@ -52,12 +52,14 @@ def parse(section: type[SectionT], params: dict[str, Any], *keys: str) -> Sectio
     for depth, key in enumerate(keys):
         if not isinstance(values, dict) or key not in values:
             known = ", ".join(map(str, values)) if isinstance(values, dict) else "nothing"
-            raise InputError(f"params.yaml: {'.'.join(keys[: depth + 1])}: missing; found {known}")
+            raise InputError(f"{path}: {'.'.join(keys[: depth + 1])}: missing; found {known}")
         values = values[key]
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        raise InputError("\n".join(_line(section, keys, item) for item in error.errors())) from None
+        raise InputError(
+            "\n".join(f"{path}: {_line(section, keys, item)}" for item in error.errors())
+        ) from None
 
 
 def load(section: type[SectionT], *keys: str, path: Path = PARAMS) -> SectionT:
@@ -68,15 +70,13 @@ def load(section: type[SectionT], *keys: str, path: Path = PARAMS) -> SectionT:
 def _line(section: type[Section], keys: tuple[str, ...], error: Any) -> str:
     key = ".".join(part if part.isprintable() else repr(part) for part in [*keys, *map(str, error["loc"])])
     if error["type"] == "extra_forbidden":
-        return (
-            f"params.yaml: {key}: unknown key; expected one of: {', '.join(_fields(section, error['loc']))}"
-        )
+        return f"{key}: unknown key; expected one of: {', '.join(_fields(section, error['loc']))}"
     if error["type"] == "missing":
-        return f"params.yaml: {key}: missing"
+        return f"{key}: missing"
     message = str(error["msg"]).removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     value = repr(error["input"])
-    return f"params.yaml: {key}: {message}, got {value if len(value) <= LONGEST else value[:LONGEST] + '...'}"
+    return f"{key}: {message}, got {value if len(value) <= LONGEST else value[:LONGEST] + '...'}"
 
 
 def _fields(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:

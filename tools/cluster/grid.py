@@ -1,0 +1,104 @@
+"""What DVC says of the pipeline: what is stale, what the run cache has, and the one writer of dvc.lock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from dvc.repo import Repo
+from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
+from dvc.stage.cache import RunCacheNotFoundError
+
+WRITE_EVERY = 60.0
+"""Seconds between two writes of dvc.lock, whose cost grows with the grid. What is not yet in it when the head
+is killed is in the run cache, and restored from there."""
+
+
+@dataclass
+class Grid:
+    """All stages that a plain `dvc repro` would look at, in its order, with what is known of each."""
+
+    repo: Any
+    graph: Any
+    steps: list[Any]
+    settled: dict[str, Any] = field(default_factory=dict)
+    """Stages whose outputs lie in the working tree, by name; a changed one may wait for the lock file."""
+    changed: dict[str, Any] = field(default_factory=dict)
+    """Those of `settled` whose entry in the lock file is to be written."""
+    written: float = field(default_factory=time.monotonic)
+    """When the lock file was."""
+
+    def above(self, stage: Any) -> list[Any]:
+        """The stages whose outputs it reads."""
+        return list(self.graph.successors(stage))
+
+    def below(self, stage: Any) -> list[Any]:
+        """The stages that read its outputs."""
+        return list(self.graph.predecessors(stage))
+
+    def by_hand(self, stage: Any) -> bool:
+        """Whether it has outputs that git keeps, not the cache: those are written in this folder alone."""
+        return not all(out.use_cache for out in stage.outs)
+
+
+@contextmanager
+def opened() -> Iterator[Grid]:
+    """The grid of this folder's pipeline."""
+    with Repo(_wait_for_lock=True) as repo:
+        with repo.lock:
+            graph = get_active_graph(repo.index.graph)
+            steps = plan_repro(graph, collect_stages(repo, ["dvc.yaml"]))
+        yield Grid(repo, graph, steps)
+
+
+def settle(grid: Grid, stage: Any) -> bool:
+    """Whether the stage need not run: nothing has changed, or the run cache has its outputs, which are then
+    put in place. Those above it have to be settled."""
+    if not stage.changed(upstream=grid.above(stage)):
+        grid.settled[stage.addressing] = stage
+        return True
+    return not stage.frozen and restore(grid, stage)
+
+
+def restore(grid: Grid, stage: Any) -> bool:
+    """Takes the stage's outputs from the run cache, if it has them."""
+    cache = grid.repo.stage_cache
+    try:
+        cache.restore(stage, dry=True)
+    except RunCacheNotFoundError:
+        return False
+    stage.remove_outs(ignore_remove=False)
+    cache.restore(stage)
+    keep(grid, stage)
+    return True
+
+
+def keep(grid: Grid, stage: Any) -> None:
+    """Takes what lies in the working tree for the stage's outputs, as `dvc repro` does after it ran."""
+    by_hand = any(not out.use_cache for out in stage.outs if not (out.is_metric or out.is_plot))
+    stage.save(run_cache=not by_hand)
+    stage.commit()
+    grid.settled[stage.addressing] = grid.changed[stage.addressing] = stage
+
+
+def write(grid: Grid, *, last: bool = False) -> None:
+    """Writes what has changed into the lock file, in the order of a serial run.
+
+    That is why it stops at the first stage that is not settled; with `last` (as `dvc repro --keep-going`) not.
+    """
+    due: list[Any] = []
+    for stage in grid.steps:
+        if stage.addressing not in grid.settled and not last:
+            break
+        if stage.addressing in grid.changed:
+            due.append(stage)
+    with grid.repo.scm_context:
+        for path in {stage.path: None for stage in due}:
+            mine = [stage for stage in due if stage.path == path]
+            mine[0].dvcfile.dump_stages(mine, update_pipeline=False)
+    for stage in due:
+        del grid.changed[stage.addressing]
+    grid.written = time.monotonic()

@@ -1,0 +1,168 @@
+"""Workers on Slurm, through submitit: job arrays, which outlive the head and are found again by the next."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import psutil
+import submitit
+from submitit.helpers import DelayedSubmission
+
+from gta.errors import InputError
+from tools.cluster.settings import Cluster, Resources
+from tools.cluster.task import FOLDER, Task
+from tools.cluster.worker import warn, work
+
+log = logging.getLogger(__name__)
+
+ASK_EVERY = 5.0
+"""Seconds between two calls of squeue, which one server answers for everybody."""
+MISSED = 2
+"""How often squeue has to leave out a job before it is taken for lost: the result may take a moment."""
+REQUEUES = 1_000
+"""Of a job at its time limit, each of which goes on from a checkpoint: submitit wants a bound."""
+
+
+class Job:
+    """What submitit runs on a node, and what it calls on Slurm's warning before it requeues the job."""
+
+    def __init__(self, folder: Path, patience: float) -> None:
+        self.folder, self.patience = folder, patience
+
+    def __call__(self) -> None:
+        signal.signal(signal.SIGTERM, _end)
+        work(self.folder)
+
+    def checkpoint(self) -> DelayedSubmission:
+        warn(self.patience)
+        return DelayedSubmission(self)
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    """scancel, or a pre-emption without warning: ends at once, so that Slurm need not wait."""
+    for child in psutil.Process().children(recursive=True):
+        child.kill()
+    sys.exit(128 + signal.SIGTERM)
+
+
+class Slurm:
+    """All tasks are submitted at once, as an array for each kind of resources; Slurm queues them."""
+
+    room = 1_000
+    """How many tasks may be in one array: Slurm's usual MaxArraySize."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        for program in ("sbatch", "srun", "squeue", "scancel"):
+            if shutil.which(program) is None:
+                raise InputError(
+                    f"cluster.yaml: executor: 'slurm' needs {program}, which is not found on this machine"
+                )
+        self.cluster = cluster
+        self.running: dict[str, Task] = {}
+        """By job."""
+        self.missed: dict[str, int] = {}
+        self.asked = 0.0
+        self.states: dict[str, str] = {}
+        """What squeue said last."""
+
+    @property
+    def tasks(self) -> list[Task]:
+        """Those that are queued or run."""
+        return list(self.running.values())
+
+    def start(self, tasks: list[Task]) -> None:
+        """Submits the tasks; one whose job of an earlier head is still there keeps it."""
+        self._ask(now=True)
+        groups: dict[str, list[Task]] = {}
+        for task in tasks:
+            for folder in task.folder.parent.iterdir():
+                job = _recorded(folder)
+                if job in self.states and folder == task.folder:
+                    self.running[job] = task
+                    log.info(f"{task.name}: job {job} of an earlier call goes on")
+                elif job in self.states:
+                    _cancel([job])
+            if task not in self.running.values():
+                groups.setdefault(self.cluster.of(task.kind).model_dump_json(), []).append(task)
+        for group in groups.values():
+            self._submit(group, self.cluster.of(group[0].kind))
+
+    def _submit(self, tasks: list[Task], resources: Resources) -> None:
+        executor = submitit.SlurmExecutor(FOLDER.resolve() / "slurm", max_num_timeout=REQUEUES)
+        executor.update_parameters(**_parameters(tasks[0].kind, resources))
+        patience = max(1.0, resources.warn_seconds - 20.0)  # the rest is for requeueing
+        try:
+            with executor.batch():
+                jobs = [executor.submit(Job(task.folder, patience)) for task in tasks]
+        except submitit.core.utils.FailedJobError as error:
+            raise InputError(f"cluster.yaml: slurm.{tasks[0].kind}: {' '.join(str(error).split())}") from None
+        for job, task in zip(jobs, tasks, strict=True):
+            (task.folder / "job").write_text(job.job_id)
+            self.running[job.job_id], self.states[job.job_id] = task, "PENDING"
+
+    def ended(self) -> list[Task]:
+        """Tasks that have a result, and those whose job is no more, once each."""
+        self._ask()
+        over = [
+            job
+            for job, task in self.running.items()
+            if (task.folder / "result.json").exists() or self.missed.get(job, 0) >= MISSED
+        ]
+        return [self.running.pop(job) for job in over]
+
+    def _ask(self, now: bool = False) -> None:
+        if not now and time.monotonic() - self.asked < ASK_EVERY:
+            return
+        self.asked = time.monotonic()
+        command = ["squeue", "--array", "--noheader", "--user", str(os.getuid()), "--format", "%i %T"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            log.warning(f"squeue: {' '.join(done.stderr.split())}")
+            return
+        self.states = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+        for job in self.running:
+            self.missed[job] = 0 if job in self.states else self.missed.get(job, 0) + 1
+
+    def stop(self) -> None:
+        """Cancels every job of this folder's tasks."""
+        recorded = [_recorded(folder) for folder in (FOLDER / "tasks").glob("*/*")]
+        self._ask(now=True)
+        _cancel([job for job in {*recorded, *self.running} if job in self.states])
+
+
+def _recorded(folder: Path) -> str:
+    """The task's job; nothing where it has none."""
+    try:
+        return (folder / "job").read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def _cancel(jobs: list[str]) -> None:
+    if jobs:
+        subprocess.run(["scancel", *jobs], check=False)
+
+
+def _parameters(kind: str, resources: Resources) -> dict[str, Any]:
+    """Resources in submitit's words."""
+    return {
+        "job_name": f"gta-{kind}",
+        "partition": resources.partition,
+        "time": resources.minutes,
+        "signal_delay_s": resources.warn_seconds,
+        "mem": f"{round(resources.memory_gb * 1024)}M",
+        "cpus_per_task": resources.cpus,
+        "gpus_per_node": resources.gpus or None,
+        "array_parallelism": Slurm.room,
+        "additional_parameters": {"requeue": True, **resources.flags},
+        "srun_args": [f"--cpus-per-task={resources.cpus}"],
+    }

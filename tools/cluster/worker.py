@@ -1,0 +1,140 @@
+"""What runs one stage: in a private clone, or in the repository itself.
+
+    python -m tools.cluster.worker TASK HEAD        # a task's folder; the process to die with
+
+A clone is a new folder with the snapshot of the code, a pipeline of this one stage, its inputs as links into
+the shared cache, and that cache. DVC itself runs the stage there, and leaves its outputs in the cache and its
+entry in the run cache, where the head finds them. `result.json` comes back: status, message, seconds.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from gta.atomic import atomic_file
+from gta.errors import end_with
+from gta.warning import SIGNAL
+
+
+def work(folder: Path) -> None:
+    """Runs the task, unless another worker has: two never run at once."""
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (folder / "result.json").exists():
+            return
+        task = json.loads((folder / "task.json").read_text())
+        os.environ |= task["environment"]
+        log = Path(task["log"])
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a") as stream:
+            os.dup2(stream.fileno(), 1)
+            os.dup2(stream.fileno(), 2)
+        said, started = log.stat().st_size, time.monotonic()
+        error = _in_clone(task) if "code" in task else _here(task)
+        status, text = _verdict(error, log, said)
+        with atomic_file(folder / "result.json") as partial:
+            partial.write_text(
+                json.dumps({"status": status, "text": text, "seconds": time.monotonic() - started})
+            )
+
+
+def _here(task: dict[str, Any]) -> str | None:
+    """Runs the stage's commands as DVC does, in the repository. Returns what went wrong."""
+    shell = os.environ.get("SHELL") or "/bin/sh"
+    environment = {**os.environ, "DVC_ROOT": task["root"], "DVC_STAGE": task["name"]}
+    for command in [task["cmd"]] if isinstance(task["cmd"], str) else task["cmd"]:
+        status = subprocess.run([shell, "-c", command], cwd=task["wdir"], env=environment).returncode
+        if status:
+            return f"exit status {status}"
+    return None
+
+
+def _in_clone(task: dict[str, Any]) -> str | None:
+    """Lets DVC run the stage in a clone. Returns what went wrong."""
+    from dvc.exceptions import DvcException  # a second; stages that run here need none of it
+    from dvc.repo import Repo
+
+    try:
+        with _clone(task) as clone, chdir(clone), Repo() as repo:
+            if "inputs" in task["lock"]["stages"]:
+                repo.checkout(["inputs"])
+            repo.reproduce("stage", single_item=True)
+    except DvcException as error:
+        return " ".join(str(error.__cause__ or error).split())
+    return None
+
+
+@contextmanager
+def _clone(task: dict[str, Any]) -> Iterator[Path]:
+    """A private folder in which the stage is the whole pipeline."""
+    root = Path(task["root"])
+    (root / "runs/cluster/work").mkdir(parents=True, exist_ok=True)
+    clone = Path(tempfile.mkdtemp(prefix=f"{task['name']}.", dir=root / "runs/cluster/work"))
+    try:
+        shutil.copytree(task["code"], clone, dirs_exist_ok=True)
+        for name in task["keep"]:
+            (root / name).mkdir(parents=True, exist_ok=True)
+            (clone / name).parent.mkdir(parents=True, exist_ok=True)
+            (clone / name).symlink_to(root / name)
+        (clone / ".dvc").mkdir(exist_ok=True)
+        config = task["config"]
+        config["core"]["site_cache_dir"] = str(clone / ".dvc/site")
+        lines = [
+            f"{key} = {value}" if key else f"[{section}]"
+            for section, values in config.items()
+            for key, value in [("", ""), *values.items()]
+        ]
+        (clone / ".dvc/config.local").write_text("\n".join(lines) + "\n")
+        (clone / "dvc.yaml").write_text(json.dumps(task["pipeline"]))
+        (clone / "dvc.lock").write_text(json.dumps(task["lock"]))
+        yield clone
+    finally:
+        shutil.rmtree(clone, ignore_errors=True)
+
+
+def _verdict(error: str | None, log: Path, said: int) -> tuple[str, str]:
+    """Status and message of a stage that has ended. said: length of the log before it began."""
+    if error is None:
+        return "done", ""
+    with log.open("rb") as stream:
+        stream.seek(said)
+        lines = stream.read().decode(errors="replace").replace("\r", "\n").splitlines()
+    for number, line in enumerate(lines):
+        if line.startswith("error: "):
+            return "refused", "\n".join(lines[number:]).removeprefix("error: ").strip()
+    said_last = [line.strip() for line in lines if line.strip()][-1:]
+    return "failed", ": ".join([error, *said_last])
+
+
+def warn(seconds: float) -> None:
+    """Tells the stage that its time is nearly up. Kills what is left after some seconds."""
+    children = psutil.Process().children(recursive=True)
+    for child in children:
+        _signal(child, SIGNAL)
+    _, left = psutil.wait_procs(children, timeout=seconds)
+    for child in left:
+        _signal(child, signal.SIGKILL)
+
+
+def _signal(process: psutil.Process, number: int) -> None:
+    with suppress(psutil.NoSuchProcess):
+        process.send_signal(number)
+
+
+if __name__ == "__main__":
+    end_with(int(sys.argv[2]))
+    work(Path(sys.argv[1]))
