@@ -87,7 +87,7 @@ def keep(grid: Grid, stage: Any) -> None:
 def write(grid: Grid, *, last: bool = False) -> None:
     """Writes what has changed into the lock file, in the order of a serial run.
 
-    That is why it stops at the first stage that is not settled; with `last` (as `dvc repro --keep-going`) not.
+    That is why it stops at the first stage that is not settled; not with `last`, as `dvc repro -k`.
     """
     due: list[Any] = []
     for stage in grid.steps:
