@@ -11,6 +11,7 @@ from typing import Any
 from dvc.repo import Repo
 from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
 from dvc.stage.cache import RunCacheNotFoundError
+from dvc_data.hashfile.hash_info import HashInfo
 
 WRITE_EVERY = 60.0
 """Seconds between two writes of dvc.lock, whose cost grows with the grid. What is not yet in it when the head
@@ -64,15 +65,27 @@ def settle(grid: Grid, stage: Any) -> bool:
 
 
 def restore(grid: Grid, stage: Any) -> bool:
-    """Takes the stage's outputs from the run cache, if it has them."""
-    cache = grid.repo.stage_cache
+    """Puts the stage's outputs in place, if the cache has those of its lock entry or of an earlier run.
+
+    Once its dependencies are saved, DVC would take those of the old lock entry for the new ones.
+    """
+    if not _cached(grid, stage, run_cache=False):
+        stage.save_deps()
+        for out in stage.outs:
+            out.hash_info = HashInfo()
+        if not _cached(grid, stage, run_cache=True):
+            return False
+    stage.remove_outs(ignore_remove=False)
+    grid.repo.stage_cache.restore(stage)
+    keep(grid, stage)
+    return True
+
+
+def _cached(grid: Grid, stage: Any, *, run_cache: bool) -> bool:
     try:
-        cache.restore(stage, dry=True)
+        grid.repo.stage_cache.restore(stage, run_cache=run_cache, dry=True)
     except RunCacheNotFoundError:
         return False
-    stage.remove_outs(ignore_remove=False)
-    cache.restore(stage)
-    keep(grid, stage)
     return True
 
 

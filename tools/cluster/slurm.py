@@ -13,14 +13,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import psutil
 import submitit
 from submitit.helpers import DelayedSubmission
 
 from gta.errors import InputError
 from tools.cluster.settings import Cluster, Resources
 from tools.cluster.task import FOLDER, Task
-from tools.cluster.worker import warn, work
+from tools.cluster.worker import kill_children, warn, work
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +48,7 @@ class Job:
 
 def _end(_number: int, _frame: FrameType | None) -> None:
     """scancel, or a pre-emption without warning: ends at once, so that Slurm need not wait."""
-    for child in psutil.Process().children(recursive=True):
-        child.kill()
+    kill_children()
     sys.exit(128 + signal.SIGTERM)
 
 

@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager, suppress
@@ -26,7 +27,6 @@ from typing import Any
 import psutil
 
 from gta.atomic import atomic_file
-from gta.errors import end_with
 from gta.warning import SIGNAL
 
 
@@ -118,6 +118,23 @@ def _verdict(error: str | None, log: Path, said: int) -> tuple[str, str]:
             return "refused", "\n".join(lines[number:]).removeprefix("error: ").strip()
     said_last = [line.strip() for line in lines if line.strip()][-1:]
     return "failed", ": ".join([error, *said_last])
+
+
+def end_with(head: int) -> None:
+    """Ends this process and all that it runs as soon as another one has ended. Returns at once."""
+
+    def wait() -> None:
+        with suppress(psutil.NoSuchProcess):
+            psutil.Process(head).wait()
+        kill_children()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def kill_children() -> None:
+    for child in psutil.Process().children(recursive=True):
+        _signal(child, signal.SIGKILL)
 
 
 def warn(seconds: float) -> None:

@@ -1,0 +1,121 @@
+"""A real Slurm on this machine: munged, slurmctld and one slurmd, started by hand in a folder."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from repository import ENVIRONMENT
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue")
+CONFIGURATION = """
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser=root
+SlurmctldPort={controller}
+SlurmdPort={node}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+ReturnToService=2
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=2000
+PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+def missing() -> str:
+    """Why there can be no Slurm here; nothing where there can."""
+    path = f"{os.environ['PATH']}:/usr/sbin"
+    absent = [name for name in PROGRAMS if shutil.which(name, path=path) is None]
+    if absent:
+        return f"no {', '.join(absent)}: apt-get install slurmctld slurmd slurm-client munge"
+    return "" if os.getuid() == 0 else "slurmd wants to be started by root"
+
+
+class Slurm:
+    """`environment`: what a user's shell has."""
+
+    def __init__(self, folder: Path, processes: ExitStack) -> None:
+        self.folder, self.processes = folder, processes
+        self.environment = {
+            **ENVIRONMENT,
+            "PATH": f"{ENVIRONMENT['PATH']}:/usr/sbin",
+            "SLURM_CONF": str(folder / "slurm.conf"),
+        }
+        self.node: subprocess.Popen[bytes] | None = None
+
+    def daemon(self, *command: str) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{command[0]}.log").open("ab") as log:
+            process = subprocess.Popen(
+                command, env=self.environment, stdout=log, stderr=log, start_new_session=True
+            )
+        self.processes.callback(process.wait)
+        self.processes.callback(process.terminate)
+        return process
+
+    def ask(self, *command: str) -> str:
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True).stdout
+
+    def start_node(self) -> None:
+        self.node = self.daemon("slurmd", "-D")
+        deadline = time.monotonic() + 60
+        while "idle" not in (state := self.ask("sinfo", "-h", "-o", "%T")) and "mix" not in state:
+            assert time.monotonic() < deadline, f"the node is {state!r}: see {self.folder}"
+            time.sleep(0.2)
+
+    def kill_node(self) -> None:
+        """kill -9 of the node's daemon; its jobs live on, as on a real node."""
+        assert self.node is not None
+        self.node.kill()
+        self.node.wait()
+
+
+@contextmanager
+def slurm() -> Iterator[Slurm]:
+    """One node, with this machine's cores."""
+    folder = Path(tempfile.mkdtemp(prefix="slurm"))  # short: the path of a socket has at most 107 bytes
+    with socket.socket() as first, socket.socket() as second:
+        first.bind(("127.0.0.1", 0))
+        second.bind(("127.0.0.1", 0))
+        controller, node = first.getsockname()[1], second.getsockname()[1]
+    for name in ("state", "spool"):
+        (folder / name).mkdir()
+    (folder / "slurm.conf").write_text(
+        CONFIGURATION.format(
+            host=socket.gethostname(), folder=folder, controller=controller, node=node, cpus=os.cpu_count()
+        )
+    )
+    (folder / "munge.key").write_bytes(secrets.token_bytes(64))
+    (folder / "munge.key").chmod(0o400)
+    files = [f"--{name}-file={folder}/munge.{name}" for name in ("key", "pid", "log", "seed")]
+    try:
+        with ExitStack() as processes:
+            cluster = Slurm(folder, processes)
+            cluster.daemon("munged", "--foreground", "--force", f"--socket={folder}/munge.socket", *files)
+            while not (folder / "munge.socket").exists():
+                time.sleep(0.05)
+            cluster.daemon("slurmctld", "-D")
+            cluster.start_node()
+            try:
+                yield cluster
+            finally:
+                cluster.ask("scancel", "--user=root")
+                while cluster.ask("squeue", "--noheader"):
+                    time.sleep(0.2)
+    finally:
+        shutil.rmtree(folder)

@@ -1,0 +1,358 @@
+"""The grid on many workers: what a serial run gives, whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from importgraph import ROOT
+from repository import ENVIRONMENT, Repository, small_params
+from ruamel.yaml import YAML
+from slurm import Slurm, missing, slurm
+
+from gta.errors import InputError
+from gta.params.section import read_params
+from tools.cluster.settings import read_settings
+
+CELLS = ["baseline", "gta-0.1"]
+UNSTEADY = {"cost.csv", "report.html"}
+"""Of results/: what they tell is of the very run."""
+COMMAND = ["python", "-m", "tools.cluster"]
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    """cluster.yaml for a test: two workers of one thread; jobs small enough for any machine."""
+    values = read_params(ROOT / "cluster.yaml") | {"workers": 2, "threads": 1, "retries": 1}
+    small = {"minutes": 10, "memory_gb": 0.1, "cpus": 1, "gpus": 0}
+    values["slurm"] = {"default": values["slurm"]["default"] | small}
+    return values | changes
+
+
+def set_up(repository: Repository, **changes: Any) -> None:
+    with (repository.path / "cluster.yaml").open("w") as stream:
+        YAML().dump(settings(**changes), stream)
+
+
+def done(output: str) -> list[str]:
+    """The stages that workers ran, in the order in which they ended."""
+    return re.findall(r"^\S+ (\S+): done in", output, re.MULTILINE)
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 120) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.05)
+    return found
+
+
+def started(repository: Repository) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        COMMAND,
+        cwd=repository.path,
+        env=repository.environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def inside(repository: Repository) -> list[psutil.Process]:
+    """The processes that work in the repository or its clones."""
+    found = []
+    for process in psutil.process_iter(["cwd"]):
+        if Path(process.info["cwd"] or "/").is_relative_to(repository.path):
+            found.append(process)
+    return found
+
+
+# --- The real pipeline: training is killed, and the bits are those of a serial run.
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """The small grid, of which all is done that comes before training."""
+    values = small_params()
+    values["grid"] |= {"fractions": [100], "methods": CELLS, "seeds": [0]}
+    values["finetune"]["epochs"] = 60  # some seconds, so that a kill comes in between
+    made = Repository(tmp_path_factory.mktemp("prepared"), values)
+    made.repro("split@digits", "leaks@digits", "source")
+    return made
+
+
+@pytest.fixture(scope="module")
+def serial(prepared: Repository, tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    made = prepared.copy(tmp_path_factory.mktemp("serial") / "repository")
+    made.repro()
+    return made
+
+
+def checkpoint(repository: Repository, cell: str) -> list[Path]:
+    return [*(repository.path / "runs/state/digits/100" / cell).rglob("checkpoint.pt")]
+
+
+def assert_same(made: Repository, serial: Repository) -> None:
+    for name in ["dvc.lock", *(f"results/{name}" for name in serial.files("results"))]:
+        if Path(name).name not in UNSTEADY:
+            assert (made.path / name).read_bytes() == (serial.path / name).read_bytes(), name
+    assert made.repro() == []
+    assert not list((made.path / "runs/cluster").glob("work/*"))
+
+
+def test_a_pool_of_which_a_worker_is_killed_gives_what_a_serial_run_gives(
+    prepared: Repository, serial: Repository, tmp_path: Path
+) -> None:
+    pool = prepared.copy(tmp_path / "pool")
+    set_up(pool)
+    with started(pool) as head:
+        wait_for(lambda: checkpoint(pool, "gta-0.1"))
+        workers = [psutil.Process(child.pid) for child in psutil.Process(head.pid).children()]
+        (worker,) = [worker for worker in workers if "finetune@digits-100-gta-0.1" in str(worker.cmdline())]
+        stage = worker.children()
+        worker.kill()
+        assert psutil.wait_procs(stage, timeout=30)[1] == [], "the stage outlived its worker"
+        output, _ = head.communicate(timeout=600)
+    assert head.returncode == 0, output
+    assert "finetune@digits-100-gta-0.1: its worker was killed; it is tried again" in output
+    cells = {f"{kind}@digits-100-{cell}" for kind in ("finetune", "evaluate") for cell in CELLS}
+    assert set(done(output)) == {"aggregate"} | cells
+    log = (pool.path / "runs/cluster/log/finetune@digits-100-gta-0.1.txt").read_text()
+    assert "goes on after epoch" in log
+    assert_same(pool, serial)
+
+
+@pytest.fixture
+def cluster() -> Iterator[Slurm]:
+    if reason := missing():
+        pytest.skip(reason)
+    with slurm() as started:
+        yield started
+
+
+def test_slurm_of_which_the_node_is_killed_gives_what_a_serial_run_gives(
+    prepared: Repository, serial: Repository, cluster: Slurm, tmp_path: Path
+) -> None:
+    """The head dies too, and one job is warned of its time limit."""
+    made = prepared.copy(tmp_path / "slurm")
+    made.environment |= cluster.environment
+    set_up(made, executor="slurm")
+    with started(made) as head:
+        wait_for(lambda: checkpoint(made, "gta-0.1") and checkpoint(made, "baseline"))
+        head.kill()
+    (job,) = (made.path / "runs/cluster/tasks/finetune@digits-100-gta-0.1").glob("*/job")
+    cluster.ask("scancel", "--signal=USR2", job.read_text())
+    cluster.kill_node()
+    cluster.start_node()
+    with started(made) as head:
+        wait_for(lambda: "PENDING" in cluster.ask("squeue", "--noheader", "--format=%T"))
+        waiting = cluster.ask("squeue", "--noheader", "--format=%A", "--states=PENDING").split()
+        for number in waiting:  # else Slurm lets a requeued job wait for two minutes
+            cluster.ask("scontrol", "update", f"JobId={number}", "StartTime=now")
+        output, _ = head.communicate(timeout=600)
+    assert head.returncode == 0, output
+    assert f"finetune@digits-100-gta-0.1: job {job} of an earlier call goes on" in output
+    log = (made.path / "runs/cluster/log/finetune@digits-100-gta-0.1.txt").read_text()
+    assert "saved, and ended before its time was up" in log
+    assert "goes on after epoch" in log
+    assert_same(made, serial)
+
+
+# --- A pipeline of the same shape whose stages are a line of shell.
+
+STUBS = """
+stages:
+  check:
+    cmd: mkdir -p runs && echo ok > runs/checked
+    deps: [params.yaml]
+    outs: [runs/checked]
+  finetune:
+    matrix: {fraction: '${grid.fractions}', method: '${grid.methods}'}
+    cmd: sh cell.sh ${item.fraction} ${item.method} runs/finetune/${item.fraction}/${item.method}
+    deps: [cell.sh, runs/checked]
+    outs: ['runs/finetune/${item.fraction}/${item.method}']
+  evaluate:
+    matrix: {fraction: '${grid.fractions}', method: '${grid.methods}'}
+    cmd: >-
+      mkdir -p runs/evaluate/${item.fraction} &&
+      wc -c < runs/finetune/${item.fraction}/${item.method}/out > runs/evaluate/${item.fraction}/${item.method}
+    deps: ['runs/finetune/${item.fraction}/${item.method}']
+    outs: ['runs/evaluate/${item.fraction}/${item.method}']
+  aggregate:
+    cmd: mkdir -p results && cat runs/evaluate/*/* > results/table
+    deps: [runs/evaluate]
+    params: [grid]
+    outs: [results/table: {cache: false}]
+"""
+CELL = """
+echo "$1 $2" >> runs/state/log
+case $2 in
+bad) echo 'error: expected a good cell, got a bad one' >&2; exit 1;;
+once) test -e runs/state/once || { touch runs/state/once; kill -9 $$; };;
+slow) touch runs/state/slow; sleep 60;;
+esac
+mkdir -p "$3" && echo "$1 $2" > "$3/out"
+"""
+
+
+@pytest.fixture
+def stubs(tmp_path: Path) -> Repository:
+    path = tmp_path / "stubs"
+    (path / "runs/state").mkdir(parents=True)
+    made = Repository.at(path)
+    made.environment |= {"PYTHONPATH": str(ROOT)}
+    (path / "dvc.yaml").write_text(STUBS)
+    (path / "cell.sh").write_text(CELL)
+    (path / ".gitignore").write_text("/runs/\n")
+    grid(made, "a", "b")
+    set_up(made, here=["check"], slurm={"default": settings()["slurm"]["default"]})
+    for command in ("git init -q", "dvc init -q", "git add -A", "git commit -qm start"):
+        made.run(*command.split())
+    return made
+
+
+def grid(repository: Repository, *methods: str) -> None:
+    repository.write_params({"grid": {"fractions": [15], "methods": list(methods)}})
+
+
+def ran(repository: Repository) -> list[str]:
+    """The cells that were trained, each attempt."""
+    return (repository.path / "runs/state/log").read_text().splitlines()
+
+
+def lock(repository: Repository) -> bytes:
+    return (repository.path / "dvc.lock").read_bytes()
+
+
+def test_one_more_method_runs_its_cells_alone_and_the_lock_is_that_of_a_serial_run(
+    stubs: Repository, tmp_path: Path
+) -> None:
+    alone = stubs.copy(tmp_path / "alone")
+    for methods in (["a", "b"], ["a", "c", "b"]):
+        for repository in (stubs, alone):
+            grid(repository, *methods)
+        alone.repro()
+        output = stubs.run(*COMMAND)
+        assert lock(stubs) == lock(alone)
+    assert set(done(output)) == {
+        "check",
+        "finetune@15-c",
+        "evaluate@15-c",
+        "aggregate",
+    }  # `check` reads all of params.yaml
+    assert "Data and pipelines are up to date." in output
+    assert done(stubs.run(*COMMAND)) == []
+    status = ["git", "status", "--short", "dvc.lock"]  # in git's index, as DVC's autostage leaves it
+    assert stubs.run(*status) == alone.run(*status)
+
+
+def test_what_the_run_cache_has_is_not_run(stubs: Repository) -> None:
+    stubs.run(*COMMAND)
+    before, trained = lock(stubs), ran(stubs)
+    (stubs.path / "dvc.lock").unlink()
+    stubs.run("sh", "-c", "rm -r runs/finetune runs/evaluate")
+    assert done(stubs.run(*COMMAND)) == ["aggregate"]
+    assert (lock(stubs), ran(stubs)) == (before, trained)
+
+
+def test_a_refused_cell_is_told_in_a_line_and_stops_no_other(stubs: Repository) -> None:
+    grid(stubs, "bad", "a")
+    output = stubs.run(*COMMAND, status=1)
+    assert output.splitlines()[-2:] == [
+        "error: finetune@15-bad: expected a good cell, got a bad one",
+        "2 stages that need it were left out",
+    ]
+    assert sorted(ran(stubs)) == ["15 a", "15 bad"], "a bad cell was tried again"
+    assert "evaluate@15-a" in done(output)
+
+
+def test_a_cell_that_fails_without_a_word_is_tried_again(stubs: Repository) -> None:
+    grid(stubs, "once")
+    assert "it is tried again" in stubs.run(*COMMAND)
+    assert len(ran(stubs)) == 2
+    (stubs.path / "cell.sh").write_text("echo before; exit 3\n")
+    output = stubs.run(*COMMAND, status=1)
+    assert output.count("it is tried again") == 1
+    assert "error: finetune@" in output
+    assert "exited with 3: before" in output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_head_leaves_nothing_running_and_the_next_repeats_nothing(
+    stubs: Repository, number: int
+) -> None:
+    grid(stubs, "a", "slow")
+    with started(stubs) as head:
+        wait_for(lambda: (stubs.path / "runs/state/slow").exists() and len(ran(stubs)) == 2)
+        os.kill(head.pid, number)
+        output, _ = head.communicate(timeout=60)
+    wait_for(lambda: not inside(stubs), 30)
+    if number == signal.SIGINT:
+        assert "stopped, nothing is left running; `make cluster` goes on from here" in output
+    trained = ran(stubs)
+    grid(stubs, "a")
+    output = stubs.run(*COMMAND)
+    assert "finetune@15-a" not in done(output)
+    assert ran(stubs) == trained
+
+
+def test_a_second_head_is_refused(stubs: Repository) -> None:
+    grid(stubs, "slow")
+    with started(stubs) as head:
+        wait_for(lambda: (stubs.path / "runs/state/slow").exists())
+        assert "`make cluster` runs already in this folder" in stubs.run(*COMMAND, status=1)
+        head.send_signal(signal.SIGINT)
+
+
+# --- Settings.
+
+KINDS = {"check", "download", "objects", "split", "source", "finetune", "evaluate"}
+
+
+def test_the_committed_settings_are_right() -> None:
+    kinds = set(read_params(ROOT / "dvc.yaml")["stages"])
+    found = read_settings(kinds, ROOT / "cluster.yaml")
+    assert found.of("finetune").gpus == 1
+    assert found.of("evaluate") == found.resources["default"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("executor", "pbs", "cluster.yaml: executor: input should be 'local' or 'slurm', got 'pbs'"),
+        ("workers", 0, "cluster.yaml: workers: input should be greater than 0, got 0"),
+        ("worker", 2, "cluster.yaml: worker: unknown key; expected one of: executor, workers, gpus, threads"),
+        ("here", ["finetun"], "cluster.yaml: here: expected stages of the pipeline .* got 'finetun'"),
+        ("keep", ["../up"], "cluster.yaml: keep: expected folders inside the repository, got '../up'"),
+        ("slurm", {}, "cluster.yaml: slurm.default: missing"),
+        ("slurm", {"default": {"minute": 5}}, "cluster.yaml: slurm.default.minute: unknown key"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: Any, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Path("cluster.yaml").open("w") as stream:
+        YAML().dump(settings() | {key: value}, stream)
+    with pytest.raises(InputError, match=message):
+        read_settings(KINDS)
+
+
+def test_slurm_without_slurm_is_one_line(stubs: Repository) -> None:
+    set_up(stubs, executor="slurm", here=["check"], slurm={"default": settings()["slurm"]["default"]})
+    stubs.environment["PATH"] = f"{Path(ENVIRONMENT['PATH'].split(os.pathsep)[0])}"
+    stubs.environment["PATH"] += f"{os.pathsep}{stubs.path / 'bin'}"
+    (stubs.path / "bin").mkdir()
+    (stubs.path / "bin/git").symlink_to("/usr/bin/git")
+    output = stubs.run(*COMMAND, status=1)
+    assert output.endswith(
+        "error: cluster.yaml: executor: 'slurm' needs sbatch, which is not found on this machine\n"
+    )
