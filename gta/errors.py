@@ -44,7 +44,8 @@ def run(main: Callable[[], None]) -> None:
     running.)
     """
     if sys.platform == "linux" and not {LAUNCHER, "DVC_STAGE"}.isdisjoint(os.environ):
-        end_with(int(os.environ[LAUNCHER]) if LAUNCHER in os.environ else _dvc())
+        parent = int(os.environ[LAUNCHER]) if LAUNCHER in os.environ else _dvc()
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for noisy in ("httpx", "PIL", "matplotlib", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -79,12 +80,8 @@ def _dvc() -> int | None:
         return None
 
 
-def end_with(pid: int | None) -> None:
-    """Kills this process as soon as another one has ended, None: at once. Returns before that."""
-    threading.Thread(target=_end_with, args=(pid,), daemon=True).start()
-
-
 def _end_with(pid: int | None) -> None:
+    """Waits for the end of another process, if it has not ended, and kills this one."""
     try:
         if pid is not None:
             ended = select.poll()

@@ -148,8 +148,9 @@ def test_slurm_of_which_the_node_is_killed_gives_what_a_serial_run_gives(
     with started(made) as head:
         wait_for(lambda: checkpoint(made, "gta-0.1") and checkpoint(made, "baseline"))
         head.kill()
-    (job,) = (made.path / "runs/cluster/tasks/finetune@digits-100-gta-0.1").glob("*/job")
-    cluster.ask("scancel", "--signal=USR2", job.read_text())
+    (recorded,) = (made.path / "runs/cluster/tasks/finetune@digits-100-gta-0.1").glob("*/job")
+    job = recorded.read_text()
+    cluster.ask("scancel", "--signal=USR2", job)
     cluster.kill_node()
     cluster.start_node()
     with started(made) as head:
@@ -183,7 +184,8 @@ stages:
     matrix: {fraction: '${grid.fractions}', method: '${grid.methods}'}
     cmd: >-
       mkdir -p runs/evaluate/${item.fraction} &&
-      wc -c < runs/finetune/${item.fraction}/${item.method}/out > runs/evaluate/${item.fraction}/${item.method}
+      wc -c < runs/finetune/${item.fraction}/${item.method}/out
+      > runs/evaluate/${item.fraction}/${item.method}
     deps: ['runs/finetune/${item.fraction}/${item.method}']
     outs: ['runs/evaluate/${item.fraction}/${item.method}']
   aggregate:
@@ -242,16 +244,17 @@ def test_one_more_method_runs_its_cells_alone_and_the_lock_is_that_of_a_serial_r
         alone.repro()
         output = stubs.run(*COMMAND)
         assert lock(stubs) == lock(alone)
-    assert set(done(output)) == {
-        "check",
-        "finetune@15-c",
-        "evaluate@15-c",
-        "aggregate",
-    }  # `check` reads all of params.yaml
+    # `check` reads all of params.yaml
+    assert set(done(output)) == {"check", "finetune@15-c", "evaluate@15-c", "aggregate"}
     assert "Data and pipelines are up to date." in output
     assert done(stubs.run(*COMMAND)) == []
     status = ["git", "status", "--short", "dvc.lock"]  # in git's index, as DVC's autostage leaves it
     assert stubs.run(*status) == alone.run(*status)
+    for repository in (stubs, alone):  # what the old lock entries name is still in the cache
+        (repository.path / "cell.sh").write_text(CELL.replace('"$1 $2" > ', '"$1 $2, again" > '))
+    alone.repro()
+    stubs.run(*COMMAND)
+    assert lock(stubs) == lock(alone)
 
 
 def test_what_the_run_cache_has_is_not_run(stubs: Repository) -> None:
@@ -268,7 +271,7 @@ def test_a_refused_cell_is_told_in_a_line_and_stops_no_other(stubs: Repository) 
     output = stubs.run(*COMMAND, status=1)
     assert output.splitlines()[-2:] == [
         "error: finetune@15-bad: expected a good cell, got a bad one",
-        "2 stages that need it were left out",
+        "left out, since they need it: 2 stages",
     ]
     assert sorted(ran(stubs)) == ["15 a", "15 bad"], "a bad cell was tried again"
     assert "evaluate@15-a" in done(output)
@@ -291,7 +294,8 @@ def test_a_stopped_head_leaves_nothing_running_and_the_next_repeats_nothing(
 ) -> None:
     grid(stubs, "a", "slow")
     with started(stubs) as head:
-        wait_for(lambda: (stubs.path / "runs/state/slow").exists() and len(ran(stubs)) == 2)
+        wait_for(lambda: (stubs.path / "runs/state/slow").exists())
+        wait_for(lambda: [*(stubs.path / "runs/cluster/tasks/finetune@15-a").glob("*/result.json")])
         os.kill(head.pid, number)
         output, _ = head.communicate(timeout=60)
     wait_for(lambda: not inside(stubs), 30)

@@ -51,8 +51,9 @@ def _run() -> None:
     told = [f"{name}: {text}" for name, text in head.failed.items() if text]
     if told:
         more = len(head.failed) - len(told)
+        need = f"need {'it' if len(told) == 1 else 'them'}"
         raise InputError(
-            "\n".join([*told, *([f"{more} stages that need them were left out"] if more else [])])
+            "\n".join([*told, *([f"left out, since they {need}: {more} stages"] if more else [])])
         )
 
 

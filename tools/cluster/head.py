@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +17,7 @@ from tools.cluster.grid import WRITE_EVERY, Grid, keep, restore, settle, write
 from tools.cluster.local import Local
 from tools.cluster.settings import Cluster
 from tools.cluster.slurm import Slurm
-from tools.cluster.task import Task, kind_of, log_of, snapshot, write_task
+from tools.cluster.task import FOLDER, Task, kind_of, log_of, snapshot, write_task
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class Head:
         """Ends all workers."""
         for pool in self.pools:
             pool.stop()
+        shutil.rmtree(FOLDER / "work", ignore_errors=True)
 
     def _look(self) -> None:
         """Settles what can be, and finds what is due."""
@@ -143,6 +145,7 @@ class Head:
             self._fail(name, result["text"])
         else:
             log.warning(f"{name}: {result['text']}; it is tried again, the log is {log_of(name)}")
+            (task.folder / "job").unlink(missing_ok=True)
             self.due.append(task.stage)
 
     def _fail(self, name: str, text: str) -> None:

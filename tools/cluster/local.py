@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 
-import psutil
-
 from tools.cluster.settings import Settings, devices
 from tools.cluster.task import Task
+from tools.cluster.worker import kill_children
 
 
 class Local:
@@ -56,8 +54,8 @@ class Local:
     def stop(self) -> None:
         """Ends every worker, and what it runs."""
         for _, process in self.running.values():
-            for child in [*psutil.Process(process.pid).children(recursive=True), process]:
-                child.send_signal(signal.SIGKILL)
+            kill_children(process.pid)
+            process.kill()
         for _, process in self.running.values():
             process.wait()
         self.running.clear()

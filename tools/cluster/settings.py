@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from gta.errors import InputError
 from gta.params.section import Section, parse, read_params
@@ -27,8 +27,16 @@ class Resources(Section):
     cpus: PositiveInt
     gpus: NonNegativeInt
     """On one node."""
-    flags: dict[str, str | int | bool]
+    flags: dict[str, str | int | Literal[True]]
     """Further options of sbatch, without the dashes; `true` for one without a value."""
+
+    @model_validator(mode="after")
+    def _room_to_warn(self) -> Resources:
+        if self.warn_seconds >= 60 * self.minutes:
+            raise ValueError(
+                f"expected warn_seconds below the {60 * self.minutes} seconds of minutes, got {self.warn_seconds}"
+            )
+        return self
 
 
 class Settings(Section):

@@ -126,7 +126,8 @@ class Slurm:
         if done.returncode:
             log.warning(f"squeue: {' '.join(done.stderr.split())}")
             return
-        self.states = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+        states = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+        self.states = {job: state for job, state in states.items() if state != "COMPLETING"}
         for job in self.running:
             self.missed[job] = 0 if job in self.states else self.missed.get(job, 0) + 1
 

@@ -132,8 +132,9 @@ def end_with(head: int) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def kill_children() -> None:
-    for child in psutil.Process().children(recursive=True):
+def kill_children(process: int | None = None) -> None:
+    """Kills all that a process runs; by default this one."""
+    for child in psutil.Process(process).children(recursive=True):
         _signal(child, signal.SIGKILL)
 
 
