@@ -74,7 +74,7 @@ class Slurm:
     def start_node(self) -> None:
         self.node = self.daemon("slurmd", "-D")
         deadline = time.monotonic() + 60
-        while "idle" not in (state := self.ask("sinfo", "-h", "-o", "%T")) and "mix" not in state:
+        while (state := self.ask("sinfo", "-h", "-o", "%T").strip()) not in ("idle", "mixed", "allocated"):
             assert time.monotonic() < deadline, f"the node is {state!r}: see {self.folder}"
             time.sleep(0.2)
 

@@ -34,7 +34,7 @@ class Resources(Section):
     def _room_to_warn(self) -> Resources:
         if self.warn_seconds >= 60 * self.minutes:
             raise ValueError(
-                f"expected warn_seconds below the {60 * self.minutes} seconds of minutes, got {self.warn_seconds}"
+                f"expected warn_seconds below {60 * self.minutes}, the limit, got {self.warn_seconds}"
             )
         return self
 
