@@ -151,13 +151,11 @@ def test_slurm_of_which_the_node_is_killed_gives_what_a_serial_run_gives(
     (recorded,) = (made.path / "runs/cluster/tasks/finetune@digits-100-gta-0.1").glob("*/job")
     job = recorded.read_text()
     cluster.ask("scancel", "--signal=USR2", job)
+    wait_for(lambda: job in cluster.ask("squeue", "--array", "--noheader", "--format=%i", "--states=PENDING"))
     cluster.kill_node()
     cluster.start_node()
+    cluster.ask("scontrol", "update", f"JobId={job}", "StartTime=now")  # else Slurm waits for two minutes
     with started(made) as head:
-        wait_for(lambda: "PENDING" in cluster.ask("squeue", "--noheader", "--format=%T"))
-        waiting = cluster.ask("squeue", "--noheader", "--format=%A", "--states=PENDING").split()
-        for number in waiting:  # else Slurm lets a requeued job wait for two minutes
-            cluster.ask("scontrol", "update", f"JobId={number}", "StartTime=now")
         output, _ = head.communicate(timeout=600)
     assert head.returncode == 0, output
     assert f"finetune@digits-100-gta-0.1: job {job} of an earlier call goes on" in output
