@@ -13,8 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from importgraph import ROOT
-from repository import ENVIRONMENT, Repository, small_params
+from repository import ENVIRONMENT, ROOT, Repository, small_params
 from ruamel.yaml import YAML
 from slurm import Slurm, missing, slurm
 
@@ -85,7 +84,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     values["grid"] |= {"fractions": [100], "methods": CELLS, "seeds": [0]}
     values["finetune"]["epochs"] = 60  # some seconds, so that a kill comes in between
     made = Repository(tmp_path_factory.mktemp("prepared"), values)
-    made.repro("split@digits", "leaks@digits", "source")
+    made.repro("pack@digits", "split@digits", "leaks@digits", "source")
     return made
 
 
