@@ -35,6 +35,14 @@ def small_params() -> dict[str, Any]:
     return values
 
 
+def small_cluster(**changes: Any) -> dict[str, Any]:
+    """cluster.yaml for a test: two workers of one thread; jobs small enough for any machine."""
+    values = read_params(ROOT / "cluster.yaml") | {"workers": 2, "threads": 1}
+    small = {"minutes": 10, "memory_gb": 0.1, "cpus": 1, "gpus": 0}
+    values["slurm"] = {"default": values["slurm"]["default"] | small}
+    return values | changes
+
+
 class Repository:
     """A git and DVC repository in `path`, made of this one's files as they lie in the working tree."""
 

@@ -57,32 +57,36 @@ class Slurm:
             "PATH": f"{ENVIRONMENT['PATH']}:/usr/sbin",
             "SLURM_CONF": str(folder / "slurm.conf"),
         }
-        self.node: subprocess.Popen[bytes] | None = None
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        """The daemons, by program."""
 
-    def daemon(self, *command: str) -> subprocess.Popen[bytes]:
+    def start(self, *command: str) -> None:
+        """Starts a daemon, which ends with the whole."""
         with (self.folder / f"{command[0]}.log").open("ab") as log:
             process = subprocess.Popen(
                 command, env=self.environment, stdout=log, stderr=log, start_new_session=True
             )
         self.processes.callback(process.wait)
         self.processes.callback(process.terminate)
-        return process
+        self.running[command[0]] = process
 
-    def ask(self, *command: str) -> str:
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True).stdout
+    def kill(self, name: str) -> None:
+        """kill -9 of a daemon; jobs live on without the node's, as on a real node."""
+        self.running[name].kill()
+        self.running[name].wait()
 
-    def start_node(self) -> None:
-        self.node = self.daemon("slurmd", "-D")
+    def revive(self) -> None:
+        """Starts the controller and the node's daemon where they have ended, and waits for the node."""
+        for name in ("slurmctld", "slurmd"):
+            if name not in self.running or self.running[name].poll() is not None:
+                self.start(name, "-D")
         deadline = time.monotonic() + 60
         while (state := self.ask("sinfo", "-h", "-o", "%T").strip()) not in ("idle", "mixed", "allocated"):
             assert time.monotonic() < deadline, f"the node is {state!r}: see {self.folder}"
             time.sleep(0.2)
 
-    def kill_node(self) -> None:
-        """kill -9 of the node's daemon; its jobs live on, as on a real node."""
-        assert self.node is not None
-        self.node.kill()
-        self.node.wait()
+    def ask(self, *command: str) -> str:
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True).stdout
 
 
 @contextmanager
@@ -106,11 +110,10 @@ def slurm() -> Iterator[Slurm]:
     try:
         with ExitStack() as processes:
             cluster = Slurm(folder, processes)
-            cluster.daemon("munged", "--foreground", "--force", f"--socket={folder}/munge.socket", *files)
+            cluster.start("munged", "--foreground", "--force", f"--socket={folder}/munge.socket", *files)
             while not (folder / "munge.socket").exists():
                 time.sleep(0.05)
-            cluster.daemon("slurmctld", "-D")
-            cluster.start_node()
+            cluster.revive()
             try:
                 yield cluster
             finally:

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from repository import ENVIRONMENT, ROOT, Repository, small_params
+from repository import ENVIRONMENT, ROOT, Repository, small_cluster, small_params
 from ruamel.yaml import YAML
 from slurm import Slurm, missing, slurm
 
@@ -27,17 +27,9 @@ UNSTEADY = {"cost.csv", "report.html"}
 COMMAND = ["python", "-m", "tools.cluster"]
 
 
-def settings(**changes: Any) -> dict[str, Any]:
-    """cluster.yaml for a test: two workers of one thread; jobs small enough for any machine."""
-    values = read_params(ROOT / "cluster.yaml") | {"workers": 2, "threads": 1, "retries": 1}
-    small = {"minutes": 10, "memory_gb": 0.1, "cpus": 1, "gpus": 0}
-    values["slurm"] = {"default": values["slurm"]["default"] | small}
-    return values | changes
-
-
 def set_up(repository: Repository, **changes: Any) -> None:
     with (repository.path / "cluster.yaml").open("w") as stream:
-        YAML().dump(settings(**changes), stream)
+        YAML().dump(small_cluster(retries=1, **changes), stream)
 
 
 def done(output: str) -> list[str]:
@@ -151,13 +143,15 @@ def test_slurm_of_which_the_node_is_killed_gives_what_a_serial_run_gives(
     job = recorded.read_text()
     cluster.ask("scancel", "--signal=USR2", job)
     wait_for(lambda: job in cluster.ask("squeue", "--array", "--noheader", "--format=%i", "--states=PENDING"))
-    cluster.kill_node()
-    cluster.start_node()
-    cluster.ask("scontrol", "update", f"JobId={job}", "StartTime=now")  # else Slurm waits for two minutes
+    cluster.kill("slurmd")
+    cluster.revive()
     with started(made) as head:
+        assert head.stdout is not None
+        found = f"finetune@digits-100-gta-0.1: job {job} of an earlier call goes on"
+        assert any(found in line for line in head.stdout)  # up to that line, while the job waits
+        cluster.ask("scontrol", "update", f"JobId={job}", "StartTime=now")  # else Slurm waits for two minutes
         output, _ = head.communicate(timeout=600)
     assert head.returncode == 0, output
-    assert f"finetune@digits-100-gta-0.1: job {job} of an earlier call goes on" in output
     log = (made.path / "runs/cluster/log/finetune@digits-100-gta-0.1.txt").read_text()
     assert "saved, and ended before its time was up" in log
     assert "goes on after epoch" in log
@@ -212,7 +206,7 @@ def stubs(tmp_path: Path) -> Repository:
     (path / "cell.sh").write_text(CELL)
     (path / ".gitignore").write_text("/runs/\n")
     grid(made, "a", "b")
-    set_up(made, here=["check"], slurm={"default": settings()["slurm"]["default"]})
+    set_up(made, here=["check"], slurm={"default": small_cluster()["slurm"]["default"]})
     for command in ("git init -q", "dvc init -q", "git add -A", "git commit -qm start"):
         made.run(*command.split())
     return made
@@ -342,13 +336,13 @@ def test_a_mistake_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with Path("cluster.yaml").open("w") as stream:
-        YAML().dump(settings() | {key: value}, stream)
+        YAML().dump(small_cluster() | {key: value}, stream)
     with pytest.raises(InputError, match=message):
         read_settings(KINDS)
 
 
 def test_slurm_without_slurm_is_one_line(stubs: Repository) -> None:
-    set_up(stubs, executor="slurm", here=["check"], slurm={"default": settings()["slurm"]["default"]})
+    set_up(stubs, executor="slurm", here=["check"], slurm={"default": small_cluster()["slurm"]["default"]})
     stubs.environment["PATH"] = f"{Path(ENVIRONMENT['PATH'].split(os.pathsep)[0])}"
     stubs.environment["PATH"] += f"{os.pathsep}{stubs.path / 'bin'}"
     (stubs.path / "bin").mkdir()

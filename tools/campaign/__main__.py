@@ -30,6 +30,7 @@ from tools.campaign.net import net
 from tools.campaign.page import Part, page, read, table
 from tools.campaign.remotes import remotes
 from tools.campaign.trial import Trial
+from tools.campaign.workers import on_slurm, pool
 
 STORE, PAGE = ROOT / "build/campaign", ROOT / "docs/campaign.md"
 FETCHING = ("objects@birds", "source")
@@ -44,11 +45,13 @@ class Work(NamedTuple):
     """Stages of its study; all where empty."""
     trials: int
     short: int
-    """Trials in the short form."""
+    """Trials in the short form; none where a test of CI does the same (tests/test_cluster.py)."""
 
 
 PARTS = {
     "kills": Work(kills, (), 104, 2),
+    "pool": Work(pool, (), 18, 0),
+    "slurm": Work(on_slurm, (), 15, 0),
     "disk": Work(disk, (), ALL, 2),
     "net": Work(net, FETCHING, ALL, 1),
     "remotes": Work(remotes, FETCHING, ALL, 1),
@@ -68,7 +71,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("asyncssh").setLevel(logging.WARNING)
-    done = [run(name, arguments.seed, arguments.short) for name in arguments.parts or PARTS]
+    names = [name for name in arguments.parts or PARTS if PARTS[name].short or not arguments.short]
+    done = [run(name, arguments.seed, arguments.short) for name in names]
     if not arguments.short:
         for part in done:
             part.store(STORE)

@@ -130,7 +130,7 @@ def snapshot(path: Path) -> dict[str, str]:
         if (
             not file.is_file()
             or name in OWN_RUN
-            or re.match(r"\.git/|\.dvc/(tmp/|config\.local)|(.*/)?__pycache__/", name)
+            or re.match(r"\.git/|\.dvc/(tmp/|config\.local)|runs/cluster/|(.*/)?__pycache__/", name)
         ):
             continue
         what = b"" if name.endswith("/cost.json") else file.read_bytes()

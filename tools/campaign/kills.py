@@ -41,8 +41,7 @@ def both(path: Path, _: int) -> list[int]:
 
 
 VICTIMS: tuple[Victim, ...] = (dvc, stage, both)
-"""Who is killed, by the study's folder and the number of its `dvc repro`. Workers and Slurm's daemons would
-be further ones."""
+"""Who is killed, by the study's folder and the number of its `dvc repro`; for workers see workers.py."""
 
 
 def kills(ground: Ground, count: int, rng: random.Random) -> Iterator[Trial]:
@@ -64,7 +63,7 @@ def kills(ground: Ground, count: int, rng: random.Random) -> Iterator[Trial]:
             else:
                 moment = at_random(ground, name, rng)
             when = moment(sent, victim)
-            lost = "" if _ended(ground.path) else f"something still runs after {END:g} s"
+            lost = "" if ended(ground.path) else f"something still runs after {END:g} s"
             finished, begun = trained(ground.path)
             status, said = ground.repair()
             lost = lost or ground.lost({name}, status, said)
@@ -126,11 +125,11 @@ def send(sent: signal.Signals, victims: list[int]) -> None:
 
 
 def working_in(path: Path) -> list[int]:
-    """The processes whose working folder this is."""
+    """The processes whose working folder this is, or lies in it."""
     found = []
     for link in Path("/proc").glob("[0-9]*/cwd"):
         with suppress(OSError):
-            if link.readlink() == path:
+            if link.readlink().is_relative_to(path):
                 found.append(int(link.parent.name))
     return found
 
@@ -141,7 +140,7 @@ def command_of(pid: int) -> str:
     return ""
 
 
-def _ended(path: Path) -> bool:
+def ended(path: Path) -> bool:
     """Waits until nothing works in the folder."""
     deadline = time.monotonic() + END
     while working_in(path):
