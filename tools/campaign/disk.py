@@ -19,6 +19,7 @@ from pathlib import Path
 from tools.campaign.faults import Fault, Harm, judged
 from tools.campaign.ground import Ground
 from tools.campaign.kills import command_of, working_in
+from tools.campaign.net import ARCHIVE
 from tools.campaign.trial import Trial
 
 RIGHTS = "-dac_override,-dac_read_search"
@@ -50,7 +51,8 @@ def disk(ground: Ground, count: int, rng: random.Random) -> Iterator[Trial]:
     try:
         small = ground.copy(place / "study")
         small.repository.prefix = ["setpriv", f"--bounding-set={RIGHTS}", f"--inh-caps={RIGHTS}"]
-        chosen = [fault for fault in faults(small) if fault.stage]
+        archive = (ground.path.with_name("mirror") / ARCHIVE).stat().st_size
+        chosen = [fault for fault in faults(small, archive) if fault.stage]
         rng.shuffle(chosen)
         yield from judged(chosen[:count], small)
     finally:
@@ -58,15 +60,14 @@ def disk(ground: Ground, count: int, rng: random.Random) -> Iterator[Trial]:
         place.rmdir()
 
 
-def faults(ground: Ground) -> Iterator[Fault]:
-    """Every fault that the stages of this study can meet."""
+def faults(ground: Ground, archive: int) -> Iterator[Fault]:
+    """Every fault that the stages of this study can meet. archive: bytes of what it downloads."""
     birds, source = ground.named("objects"), ground.named("source")
     training, lists, leaks = ground.named("finetune"), ground.named("split"), ground.named("leaks")
     for stage in ground.stages():
         yield Fault("disk: full", "as the stage starts", stage, full(0, is_running), NO_SPACE)
     for stage in (lists, source):
         yield Fault("disk: full", "before DVC starts", stage, full(0), NO_SPACE)
-    archive = (ground.path / "downloads/birds/CUB_200_2011.tgz").stat().st_size
     yield Fault("disk: full", "in the download", birds, full(archive // 2, is_running), NO_SPACE)
     yield Fault("disk: full", "in the extraction", birds, full(archive + archive // 2, is_running), NO_SPACE)
     packing = ground.named("pack")
