@@ -4,9 +4,9 @@
     python -m benchmarks.sweep --params configs/photos.yaml
 
 In a temporary copy of the repository, whose data and source are made first and not timed. `a cell`: `dvc
-repro`, that is finetune, evaluate and aggregate of one weight and one seed, alone on the machine. `six
-weights, here`: `make cluster` with as many local workers as cluster.yaml says. `six scripts`: one after
-another benchmarks/script.py, which trains and measures accuracy alone. In turn, round after round; medians.
+repro`, that is finetune, evaluate and aggregate of one weight and one seed, alone on the machine. `6 weights,
+here`: `make cluster` with as many local workers as cluster.yaml says. `6 scripts`: one after another
+benchmarks/script.py, which trains and measures accuracy alone. In turn, round after round; medians.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from gta.precision import pick_device
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = (0.01, 0.03, 0.1, 0.3, 1, 3)
+CELL = "a cell"
 
 
 def main() -> None:
@@ -49,15 +50,13 @@ def main() -> None:
         copy(project)
         methods = [f"gta-{weight:g}" for weight in WEIGHTS]
         ready(project, params | {"grid": grid | {"methods": methods}}, "pack", "split", "source", "leaks")
-        seconds: dict[str, list[float]] = {
-            name: [] for name in ("a cell", "six weights, here", "six scripts")
-        }
+        seconds: dict[str, list[float]] = {name: [] for name in (CELL, *sweeps())}
         for number in range(arguments.rounds):
             for name, values in seconds.items():
                 here = Path(folder, f"{name} {number}")
                 shutil.copytree(project, here, symlinks=True)
                 one = params | {"grid": grid | {"methods": methods[-2:-1]}}
-                if name == "a cell":
+                if name == CELL:
                     ready(here, one, "check")
                 values.append(sum(timed(here, command) for command in commands(name, dataset, fraction)))
                 shutil.rmtree(here)
@@ -68,7 +67,7 @@ def main() -> None:
             "s": medians[name],
             "first quartile": np.percentile(values, 25),
             "third quartile": np.percentile(values, 75),
-            "over a cell": medians[name] / medians["a cell"],
+            "over a cell": medians[name] / medians[CELL],
         }
         for name, values in seconds.items()
     )
@@ -82,11 +81,16 @@ def main() -> None:
     write(table, facts | machine(device), arguments.output / f"sweep-{dataset}-{suffix(device)}")
 
 
+def sweeps() -> tuple[str, str]:
+    """Rows of the table: all weights here, and as scripts."""
+    return f"{len(WEIGHTS)} weights, here", f"{len(WEIGHTS)} scripts"
+
+
 def commands(name: str, dataset: str, fraction: int) -> list[list[str]]:
     """What is run for a row of the table."""
-    if name == "a cell":
+    if name == CELL:
         return [["dvc", "repro"]]
-    if name == "six weights, here":
+    if name == sweeps()[0]:
         return [[sys.executable, "-m", "tools.cluster"]]
     lists = ["--train", f"data/{dataset}/train/{fraction}.csv", "--val", f"data/{dataset}/val.csv"]
     files = ["--data", f"data/{dataset}", *lists, "--source", "sources/source.safetensors"]

@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from repository import small_params
+from ruamel.yaml import YAML
 
-from benchmarks import epochs, scaling, step
+from benchmarks import epochs, scaling, step, sweep
 
 
 def test_every_way_of_a_step_is_timed(
@@ -63,3 +65,16 @@ def test_scaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         [224, 1, 1, 197],
     ]
     assert (table["ratio"] > 0).all()
+
+
+def test_a_sweep_here_and_as_scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "params.yaml").open("w") as stream:
+        YAML().dump(small_params(), stream)
+    monkeypatch.setattr(sweep, "WEIGHTS", (0.1, 1))
+    options = f"--params {tmp_path / 'params.yaml'} --rounds 1 --output {tmp_path}"
+    monkeypatch.setattr("sys.argv", ["sweep", *options.split()])
+    sweep.main()
+    table = pd.read_csv(tmp_path / "sweep-digits-cpu.csv")
+    assert table["what"].tolist() == ["a cell", "2 weights, here", "2 scripts"]
+    assert table["over a cell"][0] == 1
+    assert (table["s"] > 0).all()
