@@ -1,4 +1,4 @@
-"""Times plain and GTA steps as the model and its input grow, one axis at a time.
+"""Times plain and GTA steps, GTA here and by whole maps, as the model and its input grow, one axis at a time.
 
     python -m benchmarks.scaling --batch 64      # a GPU
     python -m benchmarks.scaling --batch 4       # a CPU
@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from benchmarks.measuring import RESULTS, machine, suffix, timed, write
-from benchmarks.step import CLASSES, Bench, Variant, guided, plain
+from benchmarks.step import CLASSES, Bench, Variant, guided, plain, whole_maps
 from gta.precision import pick_device
 
 SIZES, DEPTHS, BATCHES = (112, 224, 336, 518), (6, 12, 24), (0.25, 0.5, 1, 2)
@@ -43,24 +43,29 @@ def points(batch: int, patch: int) -> list[Point]:
 
 
 def measure(point: Point, model: str, rounds: int, steps: int, device: torch.device) -> dict[str, float]:
-    """Milliseconds of a plain and a GTA step, and their ratio."""
+    """Milliseconds of each step, and what GTA's are over the plain one."""
     images = torch.randn(point.batch, 3, point.size, point.size, device=device)
     labels = torch.randint(CLASSES, (point.batch,), device=device)
     bench = Bench(model, point.size, "auto", device, images, labels, point.depth)
     with ExitStack() as contexts:
         alone, followed, source = bench.build(), bench.build(), bench.build()
+        mapped, theirs = bench.build(False), bench.build(False)
         variants = [
             Variant("plain", alone, plain(bench, alone)),
             Variant("GTA", followed, guided(bench, followed, source, contexts)),
+            Variant("GTA by whole maps", mapped, whole_maps(bench, mapped, theirs, contexts)),
         ]
         for variant in variants:
             variant.step()
         for _ in range(rounds):
             for variant in variants:
                 variant.seconds.append(timed(variant.step, steps, device))
-    theirs, ours = (1000 * float(np.median(variant.seconds)) for variant in variants)
     tokens = alone.patch_embed.num_patches + 1
-    return {**point._asdict(), "tokens": tokens, "plain, ms": theirs, "GTA, ms": ours, "ratio": ours / theirs}
+    medians = {variant.name: 1000 * float(np.median(variant.seconds)) for variant in variants}
+    times = {f"{name}, ms": value for name, value in medians.items()}
+    ratios = {f"{name}, over plain": value / medians["plain"] for name, value in medians.items()}
+    del ratios["plain, over plain"]
+    return {**point._asdict(), "tokens": tokens, **times, **ratios}
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measuring import RESULTS, machine, matrix_rate, suffix, timed, write
+from benchmarks.measuring import RESULTS, machine, matrix_rate, peak_memory, suffix, timed, write
 from gta.attention import is_compiled
 from gta.guidance import Guide, attention_penalty, beside
 from gta.precision import autocast, keep_in_bf16, pick_device, takes_bf16
@@ -69,9 +69,8 @@ class Variant:
     source: nn.Module | None = None
     seconds: list[float] = field(default_factory=list)
     flops: int = 0
-    memory: float = float("nan")
-    """Peak of a step's tensors, MiB: activations, both models, gradients, AdamW's moments; not known on a
-    CPU."""
+    memory: float = 0.0
+    """Peak of a step's tensors, MiB: activations, both models, gradients, AdamW's moments."""
 
     def __post_init__(self) -> None:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
@@ -249,14 +248,8 @@ def prepare(variant: Variant, device: torch.device) -> None:
         variant.flops = counter.get_total_flops()
     for _ in range(2):
         variant.step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        variant.step()
-        torch.cuda.synchronize()
-        held = 4 * _bytes(variant.model) + _bytes(variant.source)  # weights, gradients, two moments
-        variant.memory = (torch.cuda.max_memory_allocated() - before + held) / 2**20
+    held = 4 * _bytes(variant.model) + _bytes(variant.source)  # weights, gradients, two moments
+    variant.memory = (peak_memory(variant.step, device) + held) / 2**20
 
 
 def _bytes(model: nn.Module | None) -> int:

@@ -198,7 +198,7 @@ mkdir -p "$3" && echo "$1 $2" > "$3/out"
 
 @pytest.fixture
 def stubs(tmp_path: Path) -> Repository:
-    path = tmp_path / "stubs"
+    path = tmp_path / "a group's, shared"
     (path / "runs/state").mkdir(parents=True)
     made = Repository.at(path)
     made.environment |= {"PYTHONPATH": str(ROOT)}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+import signal
+import threading
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -49,7 +51,13 @@ class Head:
         return [task for pool in self.pools for task in pool.tasks]
 
     def run(self) -> None:
-        """Ends when every stage is settled or has failed."""
+        """Ends when every stage is settled or has failed.
+
+        Raises KeyboardInterrupt at Ctrl-C, between two looks, as DVC must not be left in the middle of
+        something.
+        """
+        interrupted = threading.Event()
+        signal.signal(signal.SIGINT, lambda _number, _frame: interrupted.set())
         with self.grid.repo.lock:
             self._look()
         stale = len(self.waiting) + len(self.due)
@@ -61,6 +69,8 @@ class Head:
                 ended = [task for pool in self.pools for task in pool.ended()]
                 if ended:
                     self._take_in(ended)
+                if interrupted.is_set():
+                    raise KeyboardInterrupt
         self.write()
 
     def write(self) -> None:

@@ -19,12 +19,14 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
+from configobj import ConfigObj
 
 from gta.atomic import atomic_file
 from gta.warning import SIGNAL
@@ -44,7 +46,11 @@ def work(folder: Path) -> None:
             os.dup2(stream.fileno(), 1)
             os.dup2(stream.fileno(), 2)
         said, started = log.stat().st_size, time.monotonic()
-        error = _in_clone(task) if "code" in task else _here(task)
+        try:
+            error = _in_clone(task) if "code" in task else _here(task)
+        except Exception as unforeseen:
+            traceback.print_exc()
+            error = repr(unforeseen)
         status, text = _verdict(error, log, said)
         with atomic_file(folder / "result.json") as partial:
             partial.write_text(
@@ -65,7 +71,8 @@ def _here(task: dict[str, Any]) -> str | None:
 
 def _in_clone(task: dict[str, Any]) -> str | None:
     """Lets DVC run the stage in a clone. Returns what went wrong."""
-    from dvc.exceptions import DvcException  # a second; stages that run here need none of it
+    # a second; stages that run here need none of it
+    from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
     try:
@@ -93,12 +100,11 @@ def _clone(task: dict[str, Any]) -> Iterator[Path]:
         (clone / ".dvc").mkdir(exist_ok=True)
         config = task["config"]
         config["core"]["site_cache_dir"] = str(clone / ".dvc/site")
-        lines = [
-            f"{key} = {value}" if key else f"[{section}]"
-            for section, values in config.items()
-            for key, value in [("", ""), *values.items()]
-        ]
-        (clone / ".dvc/config.local").write_text("\n".join(lines) + "\n")
+        written = ConfigObj(
+            config, interpolation=False
+        )  # as DVC writes it: a path may hold commas and quotes
+        written.filename = str(clone / ".dvc/config.local")
+        written.write()
         (clone / "dvc.yaml").write_text(json.dumps(task["pipeline"]))
         (clone / "dvc.lock").write_text(json.dumps(task["lock"]))
         yield clone
