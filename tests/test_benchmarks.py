@@ -70,11 +70,11 @@ def test_scaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_sweep_here_and_as_scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (tmp_path / "params.yaml").open("w") as stream:
         YAML().dump(small_params(), stream)
-    monkeypatch.setattr(sweep, "WEIGHTS", (0.1, 1))
+    monkeypatch.setattr(sweep, "WEIGHTS", (0.1,))
     options = f"--params {tmp_path / 'params.yaml'} --rounds 1 --output {tmp_path}"
     monkeypatch.setattr("sys.argv", ["sweep", *options.split()])
     sweep.main()
     table = pd.read_csv(tmp_path / "sweep-digits-cpu.csv")
-    assert table["what"].tolist() == ["a cell", "2 weights, here", "2 scripts"]
+    assert table["what"].tolist() == ["a cell", "1 weights, here", "1 scripts"]
     assert table["over a cell"][0] == 1
     assert (table["s"] > 0).all()

@@ -137,12 +137,13 @@ def test_slurm_of_which_the_node_is_killed_gives_what_a_serial_run_gives(
     made.environment |= cluster.environment
     set_up(made, executor="slurm")
     with started(made) as head:
-        wait_for(lambda: checkpoint(made, "gta-0.1") and checkpoint(made, "baseline"))
+        wait_for(lambda: checkpoint(made, "gta-0.1"))
+        (recorded,) = (made.path / "runs/cluster/tasks/finetune@digits-100-gta-0.1").glob("*/job")
+        job = recorded.read_text()
+        cluster.ask("scancel", "--signal=USR2", job)
+        waiting = ["squeue", "--array", "--noheader", "--format=%i", "--states=PENDING"]
+        wait_for(lambda: job in cluster.ask(*waiting).split())
         head.kill()
-    (recorded,) = (made.path / "runs/cluster/tasks/finetune@digits-100-gta-0.1").glob("*/job")
-    job = recorded.read_text()
-    cluster.ask("scancel", "--signal=USR2", job)
-    wait_for(lambda: job in cluster.ask("squeue", "--array", "--noheader", "--format=%i", "--states=PENDING"))
     cluster.kill("slurmd")
     cluster.revive()
     with started(made) as head:
