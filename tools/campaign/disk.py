@@ -13,7 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tools.campaign.faults import Fault, Harm, judged
@@ -56,7 +56,7 @@ def disk(ground: Ground, count: int, rng: random.Random) -> Iterator[Trial]:
         rng.shuffle(chosen)
         yield from judged(chosen[:count], small)
     finally:
-        subprocess.run(["umount", str(place)], check=True)
+        subprocess.run(["umount", "--lazy", str(place)], check=True)  # a stage may not have ended yet
         place.rmdir()
 
 
@@ -160,9 +160,10 @@ def full(room: int, when: Callable[[Path], bool] = lambda _: True) -> Harm:
         ballast = ground.path.with_name("ballast")
 
         def fill() -> None:
-            about = os.statvfs(ballast.parent)
             with ballast.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, max(about.f_bavail * about.f_frsize - room, 1))
+                while (left := _free(ballast.parent) - room) > 0:
+                    with suppress(OSError):  # where the stage took some of it meanwhile
+                        os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, left)
 
         try:
             with once(when, ground.path, fill):
@@ -171,6 +172,12 @@ def full(room: int, when: Callable[[Path], bool] = lambda _: True) -> Harm:
             ballast.unlink(missing_ok=True)
 
     return harm
+
+
+def _free(folder: Path) -> int:
+    """Bytes."""
+    about = os.statvfs(folder)
+    return about.f_bavail * about.f_frsize
 
 
 def read_only(folder: str) -> Harm:

@@ -13,6 +13,10 @@ Harm = Callable[[Ground], AbstractContextManager[None]]
 """Does harm to the study as long as the context is open."""
 
 
+ATTEMPTS = 3
+"""How often a fault without any effect is tried again: it may have come too late."""
+
+
 class Fault(NamedTuple):
     kind: str
     case: str
@@ -31,9 +35,12 @@ def judged(faults: Iterable[Fault], ground: Ground) -> Iterator[Trial]:
     """Each fault in turn; where something is lost, the next one finds the study whole again."""
     with ground.spare() as spare:
         for fault in faults:
-            ground.forget(fault.stage)
-            with fault.harm(ground):
-                status, said = ground.repository.attempt("dvc", "repro", *ground.targets)
+            for _ in range(ATTEMPTS):
+                ground.forget(fault.stage)
+                with fault.harm(ground):
+                    status, said = ground.repository.attempt("dvc", "repro", *ground.targets)
+                if status or fault.passes or ground.differences():
+                    break
             silent = obscure = ""
             if status:
                 obscure = unclear(said, fault.cause, fault.word)
