@@ -186,3 +186,13 @@ def test_a_remote_that_is_not_there_is_one_line(project: Project) -> None:
     project.run("dvc", "remote", "add", "far", "ssh://nobody@127.0.0.1:1/x")
     lines = project.check(1).splitlines()
     assert lines[-1].startswith("error: remote far: cannot be reached: ")
+
+
+def test_what_a_push_has_begun_is_no_object(project: Project) -> None:
+    begun = project.file("remote", "3b.RvDTHirrRrfQjc3QbNbTig.tmp")
+    begun.parent.mkdir()
+    begun.write_text("hal")
+    said = project.check(0)
+    assert "remote store: 1 half-written files, of a push that was killed or is under way" in said
+    assert "; 0 were bad or missing" in said
+    assert begun.exists()

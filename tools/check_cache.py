@@ -5,15 +5,16 @@
 `dvc status`, `checkout` and `push` accept a damaged object of the local cache, and `dvc push` does not bring
 back a file that a remote has lost out of a folder. Here every object is read whole. A damaged one is
 removed, since DVC would go on trusting it; one that cannot be read stays, since that may pass; each, and a
-missing one, is copied from the first place that
-has it whole: the cache, a remote, or the working tree. Objects of earlier commits are checked too; what is
-missing is known for the outputs of this commit alone. Entries of the run cache have no hash and are not
-checked.
+missing one, is copied from the first place that has it whole: the cache, a remote, or the working tree.
+Objects of earlier commits are checked too; what is missing is known for the outputs of this commit alone.
+Entries of the run cache have no hash and are not checked. What a killed push has left half-written is
+counted, and stays, since it may be a push that is under way.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -32,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 EARLIER = "an earlier version, or a run of the run cache"
 """Whose object it is that no output of this commit holds."""
+
+OBJECT = re.compile(r"[0-9a-f]{32}(\.dir)?")
+"""Name of an object; DVC uploads by SSH under another one first."""
 
 
 class Use(NamedTuple):
@@ -85,7 +89,10 @@ def _reason(error: Exception) -> str:
 
 def _examine(store: Store) -> None:
     """Reads every object and compares its hash with its name."""
-    names = sorted(store.odb.all()) if store.odb.fs.exists(store.odb.path) else []
+    found = sorted(store.odb.all()) if store.odb.fs.exists(store.odb.path) else []
+    names = [name for name in found if OBJECT.fullmatch(name)]
+    if begun := len(found) - len(names):
+        logger.info("%s: %d half-written files, of a push that was killed or is under way", store.name, begun)
     for oid in tqdm(names, desc=store.name, unit=" objects", disable=None):
         try:
             (store.whole if _is_whole(store.odb, oid) else store.bad).add(oid)
