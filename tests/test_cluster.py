@@ -132,9 +132,9 @@ def cluster() -> Iterator[Slurm]:
 def test_slurm_of_which_the_node_is_killed_gives_what_a_serial_run_gives(
     prepared: Repository, serial: Repository, cluster: Slurm, tmp_path: Path
 ) -> None:
-    """The head dies too, and one job is warned of its time limit."""
+    """The head dies too, and one job is warned of its time limit; the shell of its stage dies of that."""
     made = prepared.copy(tmp_path / "slurm")
-    made.environment |= cluster.environment
+    made.environment |= cluster.environment | {"SHELL": "/bin/sh"}
     set_up(made, executor="slurm")
     with started(made) as head:
         wait_for(lambda: checkpoint(made, "gta-0.1"))
@@ -154,7 +154,7 @@ def test_slurm_of_which_the_node_is_killed_gives_what_a_serial_run_gives(
         output, _ = head.communicate(timeout=600)
     assert head.returncode == 0, output
     log = (made.path / "runs/cluster/log/finetune@digits-100-gta-0.1.txt").read_text()
-    assert "saved, and ended before its time was up" in log
+    assert "saved, and ended before its time was up" in log, log
     assert "goes on after epoch" in log
     assert_same(made, serial)
 

@@ -140,18 +140,33 @@ def end_with(head: int) -> None:
 
 def kill_children(process: int | None = None) -> None:
     """Kills all that a process runs; by default this one."""
-    for child in psutil.Process(process).children(recursive=True):
+    for child in _run_by(process):
         _signal(child, signal.SIGKILL)
 
 
 def warn(seconds: float) -> None:
     """Tells the stage that its time is nearly up. Kills what is left after some seconds."""
-    children = psutil.Process().children(recursive=True)
-    for child in children:
-        _signal(child, SIGNAL)
-    _, left = psutil.wait_procs(children, timeout=seconds)
-    for child in left:
-        _signal(child, signal.SIGKILL)
+    stage = _run_by(None)
+    for process in stage:
+        _signal(process, SIGNAL)
+    _, left = psutil.wait_procs(stage, timeout=seconds)
+    for process in left:
+        _signal(process, signal.SIGKILL)
+
+
+def _run_by(pid: int | None) -> list[psutil.Process]:
+    """All that a process, by default this one, runs, those too that have lost their own parent.
+
+    Slurm sends its signals to every process of a job, and the shell between DVC and a stage may die of one that
+    the stage survives. They are of the same process group.
+    """
+    head = psutil.Process(pid)
+    found = set(head.children(recursive=True))
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if os.getpgid(process.pid) == os.getpgid(head.pid):
+                found |= {process, *process.children(recursive=True)}
+    return [*(found - {head, *head.parents()})]
 
 
 def _signal(process: psutil.Process, number: int) -> None:
