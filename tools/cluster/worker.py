@@ -157,8 +157,8 @@ def warn(seconds: float) -> None:
 def _run_by(pid: int | None) -> list[psutil.Process]:
     """All that a process, by default this one, runs, those too that have lost their own parent.
 
-    Slurm sends its signals to every process of a job, and the shell between DVC and a stage may die of one that
-    the stage survives. They are of the same process group.
+    Slurm sends its signals to every process of a job, and the shell between DVC and a stage may die of one
+    that the stage survives. They are of the same process group.
     """
     head = psutil.Process(pid)
     found = set(head.children(recursive=True))
