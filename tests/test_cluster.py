@@ -16,6 +16,7 @@ import pytest
 from repository import ENVIRONMENT, ROOT, Repository, small_cluster, small_params
 from ruamel.yaml import YAML
 from slurm import Slurm, missing, slurm
+from working import working_in
 
 from gta.errors import InputError
 from gta.params.section import read_params
@@ -55,15 +56,6 @@ def started(repository: Repository) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-
-
-def inside(repository: Repository) -> list[psutil.Process]:
-    """The processes that work in the repository or its clones."""
-    found = []
-    for process in psutil.process_iter(["cwd"]):
-        if Path(process.info["cwd"] or "/").is_relative_to(repository.path):
-            found.append(process)
-    return found
 
 
 # --- The real pipeline: training is killed, and the bits are those of a serial run.
@@ -290,7 +282,7 @@ def test_a_stopped_head_leaves_nothing_running_and_the_next_repeats_nothing(
         wait_for(lambda: [*(stubs.path / "runs/cluster/tasks/finetune@15-a").glob("*/result.json")])
         os.kill(head.pid, number)
         output, _ = head.communicate(timeout=60)
-    wait_for(lambda: not inside(stubs), 30)
+    wait_for(lambda: not working_in(stubs.path), 30)
     if number == signal.SIGINT:
         assert "stopped, nothing is left running; `make cluster` goes on from here" in output
     trained = ran(stubs)

@@ -22,6 +22,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file
 from tiny import images, packed, settings, source_file, training
 from together import end_of
+from working import working_in
 
 from gta import warning
 from gta.datasets.index import read_index, write_index
@@ -195,13 +196,6 @@ def write_params(**changes: Any) -> None:
         YAML().dump({"grid": grid, "finetune": section.model_dump()}, stream)
 
 
-def in_this_folder() -> list[Path]:
-    """Processes but this one whose working folder is this process's."""
-    here, own = Path.cwd(), Path(f"/proc/{os.getpid()}/cwd")
-    links = [path for path in Path("/proc").glob("[0-9]*/cwd") if os.access(path, os.R_OK) and path.exists()]
-    return [path for path in links if path.readlink() == here and path != own]
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a killed process leaves others running")
 def test_the_stage_killed_twice_and_warned_ends_as_one_process_does(
     workplace: list[str], monkeypatch: pytest.MonkeyPatch
@@ -225,7 +219,7 @@ def test_the_stage_killed_twice_and_warned_ends_as_one_process_does(
         assert stage.returncode == (warning.STATUS if ending == warning.SIGNAL else -ending), said
         assert "Traceback" not in said
         deadline = time.monotonic() + 30
-        while left := in_this_folder():
+        while left := set(working_in(Path.cwd())) - {os.getpid()}:
             assert time.monotonic() < deadline, f"they outlived the stage: {left}"
             time.sleep(0.05)
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)

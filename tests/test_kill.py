@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from repository import ENVIRONMENT, Repository, small_params
+from working import working_in
 
 
 @pytest.mark.parametrize("shell", ["/bin/bash", "/bin/sh"])  # the second may stay between DVC and the stage
@@ -30,11 +31,6 @@ def test_killed_in_the_middle_it_ends_with_the_same_weights(tmp_path: Path, shel
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-def working_folders() -> list[Path]:
-    """The links to every process's working folder that can be read."""
-    return [path for path in Path("/proc").glob("[0-9]*/cwd") if os.access(path, os.R_OK) and path.exists()]
-
-
 def checkpoints(repository: Repository) -> set[int]:
     """When each checkpoint was written, in nanoseconds."""
     return {path.stat().st_mtime_ns for path in (repository.path / "runs/state").rglob("checkpoint.pt")}
@@ -52,6 +48,6 @@ def kill_when_it_trains(repository: Repository, shell: str) -> None:
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGKILL)
     deadline = time.monotonic() + 60
-    while any(path.readlink() == repository.path for path in working_folders()):
+    while working_in(repository.path):
         assert time.monotonic() < deadline, "the stage outlived DVC"
         time.sleep(0.1)

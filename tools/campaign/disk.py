@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from working import working_in
+
 from tools.campaign.faults import Fault, Harm, judged
 from tools.campaign.ground import Ground
-from tools.campaign.kills import command_of, working_in
+from tools.campaign.kills import command_of
 from tools.campaign.net import ARCHIVE
 from tools.campaign.trial import Trial
 

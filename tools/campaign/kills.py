@@ -12,6 +12,8 @@ from contextlib import suppress
 from itertools import product
 from pathlib import Path
 
+from working import working_in
+
 from tools.campaign.ground import Ground
 from tools.campaign.trial import Trial
 
@@ -122,16 +124,6 @@ def send(sent: signal.Signals, victims: list[int]) -> None:
     for pid in victims:
         with suppress(ProcessLookupError):
             os.kill(pid, sent)
-
-
-def working_in(path: Path) -> list[int]:
-    """The processes whose working folder this is, or lies in it."""
-    found = []
-    for link in Path("/proc").glob("[0-9]*/cwd"):
-        with suppress(OSError):
-            if link.readlink().is_relative_to(path):
-                found.append(int(link.parent.name))
-    return found
 
 
 def command_of(pid: int) -> str:

@@ -15,9 +15,10 @@ from pathlib import Path
 from repository import small_cluster
 from ruamel.yaml import YAML
 from slurm import missing, slurm
+from working import working_in
 
 from tools.campaign.ground import Ground, snapshot
-from tools.campaign.kills import END, SIGNALS, Victim, command_of, ended, send, working_in
+from tools.campaign.kills import END, SIGNALS, Victim, command_of, ended, send
 from tools.campaign.trial import Trial
 
 COMMAND = ("python", "-m", "tools.cluster")
