@@ -49,7 +49,7 @@ def measure(point: Point, model: str, rounds: int, steps: int, device: torch.dev
     bench = Bench(model, point.size, "auto", device, images, labels, point.depth)
     with ExitStack() as contexts:
         alone, followed, source = bench.build(), bench.build(), bench.build()
-        mapped, theirs = bench.build(False), bench.build(False)
+        mapped, theirs = bench.build(chosen=False), bench.build(chosen=False)
         variants = [
             Variant("plain", alone, plain(bench, alone)),
             Variant("GTA", followed, guided(bench, followed, source, contexts)),

@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -26,10 +27,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measuring import RESULTS, machine, matrix_rate, peak_memory, suffix, timed, write
-from gta.attention import is_compiled
-from gta.guidance import Guide, attention_penalty, beside
-from gta.precision import autocast, keep_in_bf16, pick_device, takes_bf16
+import gta.beside
+from benchmarks.measuring import (
+    RESULTS,
+    held_by_graphs,
+    machine,
+    matrix_rate,
+    peak_memory,
+    suffix,
+    timed,
+    write,
+)
+from gta.attention import is_compiled, layout_of
+from gta.beside import beside
+from gta.guidance import Guide, attention_penalty
+from gta.kernels import choose_kernels, lighten
+from gta.precision import autocast, can_compile, pick_device, takes_bf16
 
 CLASSES, WEIGHT, TINY = 200, 0.1, 1e-30
 Loss = Callable[[], Tensor]
@@ -49,13 +62,14 @@ class Bench:
     depth: int | None = None
     """Blocks; None: as many as the model has."""
 
-    def build(self, fused: bool = True) -> Any:
-        """timm's model, on the device; the same weights each time."""
+    def build(self, chosen: bool = True) -> Any:
+        """timm's model, on the device; the same weights each time. chosen: with the kernels that stage
+        `finetune` chooses, instead of timm's own."""
         torch.manual_seed(0)
         options = {} if self.depth is None else {"depth": self.depth}
         model = timm.create_model(self.model, img_size=self.size, num_classes=CLASSES, **options)
-        for block in model.blocks:
-            block.attn.fused_attn = fused
+        if chosen:
+            choose_kernels(model, self.precision, self.device)
         return model.to(self.device).train()
 
 
@@ -95,16 +109,20 @@ def plain(bench: Bench, model: nn.Module) -> Loss:
 
 def guided(bench: Bench, model: nn.Module, source: nn.Module, contexts: ExitStack) -> Loss:
     """GTA as stage `finetune` runs it."""
+    compiled = is_compiled(model)
     guide = contexts.enter_context(Guide(source, model, run_source=False))
-    contexts.enter_context(beside(source, model, guide.layers[-1], compiled=is_compiled(model)))
     if takes_bf16(bench.precision, bench.device):
-        keep_in_bf16(source.get_submodule("blocks"))
+        lighten(source, only_attention=True, packed=not compiled)
+    contexts.enter_context(beside(source, model, [guide.of_source], compiled=compiled, replayed=True))
     cross_entropy = plain(bench, model)
     return lambda: cross_entropy() + WEIGHT * guide.penalty()
 
 
 def whole_maps(bench: Bench, model: nn.Module, source: nn.Module, contexts: ExitStack) -> Loss:
     """Unfused attention, and hooks that keep every block's whole map of both models."""
+    attentions: list[Any] = [*layout_of(model).attentions, *layout_of(source).attentions]
+    for attn in attentions:
+        attn.fused_attn = False
     ours = contexts.enter_context(kept_maps(model))
     theirs = contexts.enter_context(kept_maps(source.eval().requires_grad_(False)))
     cross_entropy = plain(bench, model)
@@ -182,23 +200,23 @@ def hugging_face(bench: Bench, model: nn.Module, source: nn.Module) -> Loss:
 
 def variants(bench: Bench, compiled: bool, contexts: ExitStack) -> Iterator[Variant]:
     """All, the first being what the others are compared with."""
-    for fused in (True, False):
-        attention = "fused" if fused else "unfused"
-        model = bench.build(fused)
-        yield Variant(f"plain, {attention}", model, plain(bench, model))
-        model, source = bench.build(fused), bench.build(fused)
-        yield Variant(f"GTA, {attention}", model, guided(bench, model, source, contexts))
-    model, source = bench.build(False), bench.build(False)
-    yield Variant("GTA by whole maps, unfused", model, whole_maps(bench, model, source, contexts))
+    model = bench.build()
+    yield Variant("plain", model, plain(bench, model))
+    model, source = bench.build(), bench.build()
+    yield Variant("GTA", model, guided(bench, model, source, contexts))
+    model = bench.build(chosen=False)
+    yield Variant("plain, timm's kernels", model, plain(bench, model))
+    model, source = bench.build(chosen=False), bench.build(chosen=False)
+    yield Variant("GTA by whole maps", model, whole_maps(bench, model, source, contexts))
     like = bench.build()
     model, source = (HuggingFace(like, bench.size).to(bench.device).train() for _ in range(2))
     yield Variant("GTA by Hugging Face's output_attentions", model, hugging_face(bench, model, source))
-    if compiled:
+    if compiled and can_compile(bench.device):
         model = bench.build()
-        model.compile()
+        model.compile(dynamic=False)
         yield Variant("plain, compiled", model, plain(bench, model))
         model, source = bench.build(), bench.build()
-        model.compile()
+        model.compile(dynamic=False)
         yield Variant("GTA, compiled", model, guided(bench, model, source, contexts))
 
 
@@ -213,6 +231,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="height and width in pixels")
     parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto")
     parser.add_argument("--compile", action="store_true", help="torch.compile too, half a minute a model")
+    parser.add_argument("--only", default="", help="variants whose name holds this, by default all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3, help="of each variant in a round")
     parser.add_argument("--output", type=Path, default=RESULTS)
@@ -224,8 +243,9 @@ def main() -> None:
     with ExitStack() as contexts:
         found = []
         for variant in variants(bench, arguments.compile, contexts):
-            prepare(variant, device)
-            found.append(variant)
+            if arguments.only in variant.name:
+                prepare(variant, device)
+                found.append(variant)
         rates = []
         for _ in range(arguments.rounds):
             rates.append(matrix_rate(device))
@@ -242,13 +262,18 @@ def main() -> None:
 
 def prepare(variant: Variant, device: torch.device) -> None:
     """Counts what a step does and takes, after steps that compile and allocate."""
-    if "compiled" not in variant.name:
-        with FlopCounterMode(display=False) as counter:
-            variant.step()
-        variant.flops = counter.get_total_flops()
-    for _ in range(2):
+    graphs = held_by_graphs()
+    with (
+        FlopCounterMode(display=False) as counter,
+        torch.compiler.set_stance("force_eager"),
+        patch.object(gta.beside, "SHAPES", 0),  # what a CUDA graph replays is not counted
+    ):
+        variant.step()
+    variant.flops = counter.get_total_flops()
+    for _ in range(3):
         variant.step()
     held = 4 * _bytes(variant.model) + _bytes(variant.source)  # weights, gradients, two moments
+    held += held_by_graphs() - graphs
     variant.memory = (peak_memory(variant.step, device) + held) / 2**20
 
 
@@ -260,19 +285,17 @@ def summary(found: list[Variant], rate: float) -> pd.DataFrame:
     """A row a variant: ms, quartiles, ratio to the first (of compiled ones to the compiled plain one), share
     of the matrix rate, memory."""
     rows = []
-    by_name = {variant.name: variant for variant in found}
     for variant in found:
         quartiles = np.percentile(variant.seconds, [25, 50, 75])
-        plain_one = by_name["plain, compiled"] if "compiled" in variant.name else found[0]
-        flops = variant.flops or by_name[variant.name.replace("compiled", "fused")].flops
+        alike = [each for each in found if ("compiled" in each.name) == ("compiled" in variant.name)]
         rows.append(
             {
                 "step": variant.name,
                 "ms": 1000 * quartiles[1],
                 "first quartile": 1000 * quartiles[0],
                 "third quartile": 1000 * quartiles[2],
-                "over plain": quartiles[1] / np.median(plain_one.seconds),
-                "share of rate": flops / quartiles[1] / rate,
+                "over plain": quartiles[1] / np.median(alike[0].seconds),
+                "share of rate": variant.flops / quartiles[1] / rate,
                 "peak MiB": variant.memory,
             }
         )

@@ -8,7 +8,7 @@ DistributedDataParallel and torch.compile.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -124,18 +124,32 @@ def _why_not(attn: nn.Module) -> str:
     return f"attention of class {name} is not supported: it {reason}"
 
 
+class Enough(Exception):  # noqa: N818 not an error
+    """Ends a forward pass of which nothing more is read."""
+
+
 class LogitRecorder:
     """The logits of the latest forward pass. `rows` maps a block's number to (B, heads, tokens), or to
     (B, heads, tokens, tokens) where all rows are recorded."""
 
-    def __init__(self) -> None:
+    def __init__(self, layers: Iterable[int] = ()) -> None:
+        self.layers = list(layers)
         self.rows: dict[int, Tensor] = {}
         self.with_gradient = False
+        self.fellows: Sequence[LogitRecorder] = ()
+        """Where these, itself among them, are all that is read of the model: once they are full, it stops."""
 
     def start(self, *_: object) -> None:
         """Before a forward pass."""
-        self.rows.clear()
+        self.rows = {}  # cleared, what torch.compile made of an empty one would not fit the next pass
         self.with_gradient = torch.is_grad_enabled()
+
+    def keep(self, layer: int, logits: Tensor) -> None:
+        """What a block computes in the pass. Raises Enough, see `fellows`."""
+        if layer not in self.rows:
+            self.rows[layer] = logits
+        if self.fellows and all(len(each.rows) == len(each.layers) for each in self.fellows):
+            raise Enough
 
     def stacked(self) -> Tensor:
         """All recorded rows in order of depth, float32: (layers, B, heads, tokens), or with one more axis.
@@ -163,9 +177,9 @@ def record_logits(model: nn.Module, layers: Iterable[int], rows: Rows = "cls") -
         # by default, what was compiled for another instance, without hooks, may run in place of this one
         torch._dynamo.config.skip_nnmodule_hook_guards = False
         torch.compiler.reset()
-    recorder = LogitRecorder()
+    recorder = LogitRecorder(layers)
     handles = [model.register_forward_pre_hook(recorder.start)]
-    for layer in layers:
+    for layer in recorder.layers:
         handles += _hook(attentions[layer], layer, recorder, rows)
     try:
         yield recorder
@@ -181,8 +195,7 @@ def _hook(attn: nn.Module, layer: int, recorder: LogitRecorder, rows: Rows) -> H
                 "gradient checkpointing: expected use_reentrant=False, as re-entrant checkpoints run the "
                 "blocks without gradient first, and the attention that is read there would have none"
             )
-        if layer not in recorder.rows:
-            recorder.rows[layer] = logits if rows == "all" else logits.squeeze(2)
+        recorder.keep(layer, logits if rows == "all" else logits.squeeze(2))
 
     reader = reader_of(attn)
     assert reader is not None  # layout_of has refused such a model

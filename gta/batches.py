@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from gta.crops import Resident
+from gta.crops import Resident, sent
 from gta.pixels import Pixels
 from gta.views import Crop, View, box_mask, centre_mask, centre_view, draw, train_view
 
@@ -117,7 +117,7 @@ class OnDevice:
             rows = [row for _, row in batch]
             drawn = zip(*(self.images.drawn(*item) for item in batch), strict=True)
             views = [self.resident.views(rows, seen, self.images.size) for seen in drawn]
-            yield torch.stack(views, dim=1), self.labels[rows]
+            yield torch.stack(views, dim=1), self.labels[sent(torch.tensor(rows), self.labels.device)]
 
 
 Loader = DataLoader[Any] | OnDevice

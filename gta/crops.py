@@ -7,6 +7,7 @@ two of 255 (tests/test_crops.py).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -19,28 +20,44 @@ A = -0.5
 
 
 class Resident:
-    """The images `names`, uint8, on `device`."""
+    """The images `names`, uint8, on `device`, one after the other."""
 
     def __init__(self, pixels: Pixels, names: Sequence[str], device: torch.device) -> None:
-        self.images = [torch.tensor(pixels[name], device=device) for name in names]
+        images = [pixels[name] for name in names]
+        self.sizes = [image.shape[:2] for image in images]
+        counts = [height * width for height, width in self.sizes]
+        self.starts = [0, *accumulate(counts)]
+        self.pixels = torch.empty(sum(counts), 3, dtype=torch.uint8, device=device)
+        for image, start, count in zip(images, self.starts, counts, strict=False):
+            self.pixels[start : start + count] = torch.tensor(image, device=device).flatten(0, 1)
 
     def views(self, rows: Sequence[int], seen: Sequence[View], size: int) -> Tensor:
-        """Views of the images in `rows`: (B, 3, size, size), uint8."""
-        images = [self.images[row] for row in rows]
-        device = images[0].device
-        height, width = (max(image.shape[side] for image in images) for side in (0, 1))
-        padded = torch.zeros(len(images), height, width, 3, dtype=torch.uint8, device=device)
-        for place, image in zip(padded, images, strict=True):
-            place[: image.shape[0], : image.shape[1]] = image
-        numbers = [(*view.box, view.flip, *image.shape[:2]) for view, image in zip(seen, images, strict=True)]
-        x0, y0, x1, y1, flip, heights, widths = torch.tensor(
-            numbers, dtype=torch.float64, device=device
-        ).unbind(1)
-        across = bicubic(x0, x1, widths, size, width)
-        across = torch.where(flip[:, None, None] > 0, across.flip(1), across)
-        down = bicubic(y0, y1, heights, size, height)
-        narrow = levels(padded.permute(0, 3, 1, 2).float() @ across.mT[:, None])
-        return levels(down[:, None] @ narrow).to(torch.uint8)
+        """Views of the images in `rows`: (B, 3, size, size), uint8. Nothing here waits for the device."""
+        device, sizes = self.pixels.device, [self.sizes[row] for row in rows]
+        numbers = [
+            (*view.box, view.flip, *self.sizes[row], self.starts[row])
+            for row, view in zip(rows, seen, strict=True)
+        ]
+        table = sent(torch.tensor(numbers, dtype=torch.float64), device)
+        x0, y0, x1, y1, flip, heights, widths, starts = table.unbind(1)
+        down, across = (torch.arange(max(side), device=device) for side in zip(*sizes, strict=True))
+        places = _inside(down, heights)[:, :, None] * widths[:, None, None] + _inside(across, widths)[:, None]
+        padded = self.pixels[(places + starts[:, None, None]).long()]  # to the largest, by its own edges
+        to_width = bicubic(x0, x1, widths, size, len(across))
+        to_width = torch.where(flip[:, None, None] > 0, to_width.flip(1), to_width)
+        to_height = bicubic(y0, y1, heights, size, len(down))
+        narrow = levels(padded.permute(0, 3, 1, 2).float() @ to_width.mT[:, None])
+        return levels(to_height[:, None] @ narrow).to(torch.uint8)
+
+
+def _inside(pixel: Tensor, length: Tensor) -> Tensor:
+    """Pixels (P) of sides of `length` (B) pixels, the last for those beyond: (B, P)."""
+    return torch.minimum(pixel, length[:, None] - 1)
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """On `device`, without waiting for what it is doing: an ordinary copy to a GPU would."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
 
 
 def bicubic(start: Tensor, end: Tensor, length: Tensor, size: int, longest: int) -> Tensor:

@@ -12,17 +12,17 @@ whether it sums or averages. Those are options here, and their defaults are ours
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gta.attention import Layout, is_compiled, layout_of, record_logits
+from gta.attention import Layout, layout_of, record_logits
+from gta.beside import beside
 from gta.errors import InputError
 
 Distance = Literal["logits", "centred", "kl"]
@@ -63,49 +63,6 @@ def attention_penalty(
     return entries.mean() if reduction == "mean" else entries.sum() / logits.shape[1]
 
 
-class _Enough(Exception):  # noqa: N818 not an error
-    """Ends a forward pass of which nothing more is read."""
-
-
-def _stop(*_: object) -> None:
-    raise _Enough
-
-
-@contextmanager
-def beside(
-    source: nn.Module, model: nn.Module, last: int | None = None, *, compiled: bool = False
-) -> Iterator[None]:
-    """While the context lasts, each training pass of `model` is preceded by one of `source`.
-
-    The source is frozen, in evaluation mode, and sees the very same tensor under the same autocast without
-    gradient; it runs only while the model is in training mode with gradients on. Hugging Face's `labels` are
-    not handed on. last: the block after whose attention it stops, since nothing later is read; None: it
-    runs to its end, as it always does where it was compiled before. compiled: whether to compile it here,
-    without whatever nobody reads.
-    """
-    source.requires_grad_(False).eval()
-    handles = []
-    if last is not None and not compiled and not is_compiled(source):
-        handles.append(layout_of(source).attentions[last].register_forward_hook(_stop))
-
-    def see(*inputs: Any, **options: Any) -> None:  # returns nothing, so that no output is ever wanted
-        source(*inputs, **options)
-
-    run = torch.compile(see, dynamic=False) if compiled else see
-
-    def run_source(_: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
-        if model.training and torch.is_grad_enabled():
-            with torch.no_grad(), suppress(_Enough):
-                run(*inputs, **{name: value for name, value in options.items() if name != "labels"})
-
-    handles.append(model.register_forward_pre_hook(run_source, with_kwargs=True))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 class Guide:
     """Keeps a frozen source beside the model in training, and tells how far their attention is apart.
 
@@ -142,12 +99,12 @@ class Guide:
         self._contexts = ExitStack()
 
     def __enter__(self) -> Guide:
-        self._of_source = self._contexts.enter_context(record_logits(self.source, self.layers))
+        self.of_source = self._contexts.enter_context(record_logits(self.source, self.layers))
         self._of_model = self._contexts.enter_context(record_logits(self.model, self.layers))
         if self.run_source:
-            forget = self.model.register_forward_pre_hook(lambda *_: self._of_source.rows.clear())
+            forget = self.model.register_forward_pre_hook(lambda *_: self.of_source.rows.clear())
             self._contexts.callback(forget.remove)
-            self._contexts.enter_context(beside(self.source, self.model, self.layers[-1]))
+            self._contexts.enter_context(beside(self.source, self.model, [self.of_source]))
         return self
 
     def __exit__(
@@ -162,7 +119,7 @@ class Guide:
         """
         return attention_penalty(
             self._selected(self._of_model.stacked()),
-            self._selected(self._of_source.stacked()),
+            self._selected(self.of_source.stacked()),
             distance=self.distance,
             reduction=self.reduction,
         )

@@ -8,7 +8,6 @@ from functools import cache
 from typing import Literal
 
 import torch
-from torch import nn
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +47,6 @@ def takes_bf16(precision: Precision, device: torch.device) -> bool:
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     """bf16 autocast, or none."""
     return torch.autocast(device.type, torch.bfloat16, enabled=takes_bf16(precision, device))
-
-
-def keep_in_bf16(module: nn.Module) -> None:
-    """Turns the weights of a frozen module's linear layers to bf16, which autocast does anyway: but again in
-    every pass, as it remembers only what is trained."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            layer.weight = nn.Parameter(layer.weight.bfloat16(), requires_grad=False)
 
 
 @cache

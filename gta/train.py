@@ -22,14 +22,16 @@ from gta import warning
 from gta.atomic import atomic_file
 from gta.attention import LogitRecorder, is_compiled, layout_of, record_logits
 from gta.batches import Epochs, Loader
+from gta.beside import beside
 from gta.errors import InputError
-from gta.guidance import beside
+from gta.kernels import lighten
 from gta.losses import add_gradient
 from gta.meter import Cost, restart, spent
 from gta.methods import Method
 from gta.models import Card
 from gta.optim import build_optimizer, lr_at, set_lr
 from gta.penalties.base import Penalty
+from gta.precision import takes_bf16
 from gta.shards import add_up, agreed, rank, start_alike
 
 if TYPE_CHECKING:
@@ -122,10 +124,15 @@ def _attach(run: Run, contexts: ExitStack) -> LogitRecorder | None:
     penalties = [penalty for penalty in run.penalties.children() if isinstance(penalty, Penalty)]
     for penalty in penalties:
         contexts.enter_context(penalty.attached())
-    ends = [penalty.source_ends for penalty in penalties if penalty.needs_source]
-    if ends:
-        end = None if None in ends else max(number for number in ends if number is not None)
-        contexts.enter_context(beside(run.source, run.model, end, compiled=is_compiled(run.model)))
+    readers = [penalty for penalty in penalties if penalty.needs_source]
+    if readers:
+        compiled = is_compiled(run.model)
+        recorders = [penalty.of_source for penalty in readers if penalty.of_source is not None]
+        only_attention = len(recorders) == len(readers)
+        if takes_bf16(run.settings.precision, run.device):
+            lighten(run.source, only_attention, packed=not compiled)
+        seen = recorders if only_attention else ()
+        contexts.enter_context(beside(run.source, run.model, seen, compiled=compiled, replayed=True))
     if run.method.mixing != "transmix":
         return None
     last = len(layout_of(run.model).attentions) - 1

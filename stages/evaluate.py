@@ -16,6 +16,7 @@ from gta.atomic import atomic_folder
 from gta.batches import REGIONS, CentreImages, centre_loader
 from gta.datasets.index import read_index
 from gta.errors import run
+from gta.kernels import choose_kernels
 from gta.localisation import SOURCE, Seen, look, maps
 from gta.methods import parse_method
 from gta.metrics import accuracy_measures
@@ -50,6 +51,8 @@ def main() -> None:
     card = next(iter(loaded.values()))[1]
     networks = {SOURCE: models.load(arguments.source)[0].to(device)}
     networks |= {seed: model.to(device) for seed, (model, _) in loaded.items()}
+    for network in networks.values():
+        choose_kernels(network, settings.precision, device)
     cell = {
         "dataset": arguments.dataset,
         "fraction": arguments.fraction,

@@ -18,6 +18,7 @@ from gta.batches import CentreImages, TrainImages, centre_loader, train_loader
 from gta.cell import fingerprint, keep_only, link
 from gta.datasets.index import read_index
 from gta.errors import InputError, run
+from gta.kernels import choose_kernels
 from gta.measure import predict
 from gta.memory import told
 from gta.meter import memory_of
@@ -34,10 +35,8 @@ from gta.precision import (
     autocast,
     can_compile,
     described,
-    keep_in_bf16,
     make_deterministic,
     pick_device,
-    takes_bf16,
 )
 from gta.processes import launch, launched, together
 from gta.scope import merge, restrict
@@ -166,6 +165,8 @@ def train_seed(cell: Cell, seed: int, state: Path) -> None:
         settings.lora,
         torch.zeros(1, 3, card.image_size, card.image_size).to(cell.device),
     )
+    for network in (source, model):
+        choose_kernels(network, settings.precision, cell.device)
     views = 2 if needs_keys(cell.method) else 1
     images = TrainImages(cell.pixels, cell.train, card.image_size, crop_of(settings), seed, views)
     loader, sampler = train_loader(images, settings.batch_size, settings.workers, cell.device)
@@ -192,8 +193,6 @@ def train_seed(cell: Cell, seed: int, state: Path) -> None:
         lambda: autocast(settings.precision, cell.device),
     )
     penalties = build_penalties(cell.method, setting)
-    if takes_bf16(settings.precision, cell.device):
-        keep_in_bf16(source.get_submodule("blocks"))
     if settings.compile and can_compile(cell.device):
         model.compile(dynamic=False)
     trainee = Run(

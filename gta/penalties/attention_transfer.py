@@ -41,15 +41,15 @@ class AttentionTransfer(Penalty):
         super().__init__()
         layout = check_alike(setting.source, setting.model)
         self.layers = numbers("layer", setting.settings.at.layers, len(layout.attentions))
-        self.source_ends = self.layers[-1]
         self._models = (setting.model, setting.source)
 
     def attached(self) -> ExitStack:
         contexts = ExitStack()
-        self._logits, self._of_source = (
+        self._logits, self.of_source = (
             contexts.enter_context(record_logits(model, self.layers, "all")) for model in self._models
         )
         return contexts
 
     def forward(self, _: Batch) -> Tensor:
-        return map_cross_entropy(self._logits.stacked(), self._of_source.stacked())
+        assert self.of_source is not None
+        return map_cross_entropy(self._logits.stacked(), self.of_source.stacked())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gta.attention import LogitRecorder
 from gta.shards import Shard
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ class Penalty(nn.Module):
 
     needs_source = False
     """Whether the frozen source has to see every batch."""
-    source_ends: int | None = None
-    """Of what sees them, the last block whose attention is read; None: later things are read too."""
+    of_source: LogitRecorder | None = None
+    """While attached, where it alone reads the source's attention; None: it reads other things of it."""
     replaces_decay = False
     """Whether it stands in for weight decay, which is then off."""
     needs_keys = False

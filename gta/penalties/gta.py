@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import Tensor
 
 from gta.guidance import Guide
@@ -17,10 +20,12 @@ class GuidedAttention(Penalty):
         super().__init__()
         options = setting.settings.gta.model_dump(exclude={"decay"})
         self._guide = Guide(setting.source, setting.model, run_source=False, **options)
-        self.source_ends = self._guide.layers[-1]
 
-    def attached(self) -> Guide:
-        return self._guide
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        with self._guide:
+            self.of_source = self._guide.of_source
+            yield
 
     def forward(self, _: Batch) -> Tensor:
         return self._guide.penalty()

@@ -1,0 +1,105 @@
+"""Which of several equal ways a model computes, by what was measured on the device (benchmarks/)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gta.attention import layout_of
+from gta.precision import Precision, takes_bf16
+
+MAPS_UP_TO = 1100
+"""Tokens, up to which whole attention maps fit beside the other activations."""
+
+
+def choose_kernels(model: Any, precision: Precision, device: torch.device) -> None:
+    """Sets, in place, how a model computes where it is to be trained or read on `device`.
+
+    On a CPU in bf16, attention by whole maps: the fused kernel takes a fifth longer. On a GPU, patches as one
+    matrix product: the convolution takes many times longer. A model of which neither holds stays as it is.
+    """
+    layout = layout_of(model)
+    tokens = layout.prefix + layout.grid[0] * layout.grid[1]
+    if device.type == "cpu" and takes_bf16(precision, device) and tokens <= MAPS_UP_TO:
+        attentions: list[Any] = list(layout.attentions)
+        for attn in attentions:
+            if hasattr(attn, "fused_attn"):
+                attn.fused_attn = False
+    patches: Any = getattr(model, "patch_embed", None)
+    if device.type == "cuda" and PatchProduct.fits(getattr(patches, "proj", None)):
+        patches.proj = PatchProduct(patches.proj)
+
+
+class PatchProduct(nn.Module):
+    """A convolution whose patches touch and do not overlap, as a matrix product; the same parameters."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.weight, self.bias = convolution.weight, convolution.bias
+
+    @staticmethod
+    def fits(layer: nn.Module | None) -> bool:
+        """Whether the layer is of that kind."""
+        return (
+            type(layer) is nn.Conv2d
+            and layer.kernel_size == layer.stride
+            and (layer.padding, layer.dilation, layer.groups) == ((0, 0), (1, 1), 1)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, D, rows, columns); what is left over at the edges is not seen."""
+        high, wide = self.weight.shape[2:]
+        rows, columns = images.shape[2] // high, images.shape[3] // wide
+        images = images[:, :, : rows * high, : columns * wide]
+        patches = images.reshape(len(images), -1, rows, high, columns, wide).permute(0, 2, 4, 1, 3, 5)
+        tokens = F.linear(patches.flatten(3).flatten(1, 2), self.weight.flatten(1), self.bias)
+        return tokens.transpose(1, 2).reshape(len(images), -1, rows, columns)
+
+
+class Packed(nn.Module):
+    """A frozen linear layer on a CPU, in bf16, its weight laid out once as oneDNN wants it in every pass."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        weight = layer.weight.detach().bfloat16()
+        self.bias = None if layer.bias is None else layer.bias.detach().bfloat16()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight)
+
+    @staticmethod
+    def works() -> bool:
+        """Whether torch has the operators, which are its compiler's own, and the processor takes bf16."""
+        operators = torch.ops.mkldnn
+        if not all(hasattr(operators, name) for name in ("_reorder_linear_weight", "_linear_pointwise")):
+            return False
+        return bool(operators._is_mkldnn_bf16_supported())
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(..., in) -> (..., out), bf16."""
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(tokens, self.weight, self.bias, "none", [], "none")
+        return out
+
+
+PACKED = {"timm.layers.attention.Attention": ("qkv", "proj"), "timm.layers.mlp.Mlp": ("fc1", "fc2")}
+"""Full name of a class -> its layers that are only ever called, so that they can be packed."""
+
+
+def lighten(source: nn.Module, only_attention: bool, packed: bool) -> None:
+    """Turns a frozen source to bf16, in place: throughout, where only its attention is read; else the weights
+    of its blocks' linear layers, which autocast turns in every pass, as it remembers only what is trained.
+
+    packed: whether a CPU is to have its layers as `Packed`, which torch.compile does not take.
+    """
+    if not only_attention:
+        for layer in source.get_submodule("blocks").modules():
+            if isinstance(layer, nn.Linear):
+                layer.weight = nn.Parameter(layer.weight.bfloat16(), requires_grad=False)
+        return
+    source.bfloat16()
+    if packed and next(source.parameters()).device.type == "cpu" and Packed.works():
+        for module in list(source.modules()):
+            for name in PACKED.get(f"{type(module).__module__}.{type(module).__qualname__}", ()):
+                if type(getattr(module, name)) is nn.Linear:
+                    setattr(module, name, Packed(getattr(module, name)))

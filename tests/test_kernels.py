@@ -1,0 +1,119 @@
+"""Other ways to compute the same: equal to the bit, or within the tolerance that is stated."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import timm
+import torch
+from tiny import CARD
+from torch import Tensor, nn
+
+from gta.attention import layout_of, record_logits
+from gta.kernels import Packed, PatchProduct, choose_kernels, lighten
+from gta.models import create
+from gta.precision import autocast
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+LAYERS = range(12)
+
+
+def tiny(name: str = "vit_tiny_patch16_224", **options: int) -> nn.Module:
+    torch.manual_seed(0)
+    model: nn.Module = timm.create_model(name, **{"img_size": 48, "num_classes": 5, **options})
+    return model.eval()
+
+
+def rows_of(model: nn.Module, images: Tensor) -> Tensor:
+    with torch.no_grad(), record_logits(model, LAYERS) as recorder:
+        model(images)
+    return recorder.stacked()
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "size", "fused"),
+    [("bf16", CPU, 48, False), ("fp32", CPU, 48, True), ("bf16", GPU, 48, True), ("bf16", CPU, 560, True)],
+)
+def test_attention_is_by_whole_maps_on_a_cpu_in_bf16(
+    precision: str, device: torch.device, size: int, fused: bool
+) -> None:
+    model = tiny(img_size=size, depth=1)
+    choose_kernels(model, precision, device)
+    assert [attn.fused_attn for attn in layout_of(model).attentions] == [fused]
+
+
+def test_patches_as_a_product_are_those_of_the_convolution() -> None:
+    model, images = tiny(depth=2), torch.randn(2, 3, 48, 48)
+    other = copy.deepcopy(model)
+    choose_kernels(other, "bf16", GPU)
+    assert isinstance(other.patch_embed.proj, PatchProduct)
+    assert other.state_dict().keys() == model.state_dict().keys()
+    for network in (model, other):
+        network(images).square().mean().backward()
+    torch.testing.assert_close(other(images), model(images))
+    for mine, theirs in zip(other.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+
+
+def test_what_is_left_over_at_the_edges_is_seen_by_neither() -> None:
+    convolution, images = nn.Conv2d(3, 8, (4, 6), (4, 6)), torch.randn(2, 3, 15, 20)
+    torch.testing.assert_close(PatchProduct(convolution)(images), convolution(images))
+
+
+@pytest.mark.parametrize(
+    "options", [{"stride": 2}, {"stride": 4, "padding": 1}, {"stride": 4, "groups": 3}, {"dilation": 2}]
+)
+def test_other_convolutions_stay(options: dict[str, int]) -> None:
+    assert not PatchProduct.fits(nn.Conv2d(3, 6, 4, **options))
+
+
+def test_a_stem_of_convolutions_stays() -> None:
+    model = timm.create_model("demo_vit", num_classes=5)
+    before = type(model.patch_embed)
+    choose_kernels(model, "bf16", GPU)
+    assert type(model.patch_embed) is before
+
+
+@pytest.mark.skipif(not Packed.works(), reason="this torch has no oneDNN")
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_packed_layer_gives_the_same_bits(bias: bool) -> None:
+    layer, tokens = nn.Linear(48, 96, bias).bfloat16(), torch.randn(2, 10, 48).bfloat16()
+    with torch.no_grad():
+        assert torch.equal(Packed(layer)(tokens), layer(tokens))
+
+
+def test_a_source_in_bf16_is_as_close_to_float32_as_autocast() -> None:
+    """To within a half more: both round to bf16, the source its sums of blocks too."""
+    images = torch.randn(4, 3, 48, 48)
+    exact = rows_of(tiny(), images)
+    with autocast("bf16", CPU):
+        usual = (rows_of(tiny(), images) - exact).square().mean()
+    found = []
+    for packed in (False, True):
+        source = tiny()
+        lighten(source, only_attention=True, packed=packed)
+        found.append(rows_of(source, images.bfloat16()))
+    assert torch.equal(*found)
+    assert (found[0] - exact).square().mean().sqrt() < 1.5 * usual.sqrt()
+
+
+def test_what_is_read_otherwise_keeps_every_bit_under_autocast() -> None:
+    torch.manual_seed(0)
+    source, images = create(CARD).eval(), torch.randn(2, 3, 32, 32)
+    rows = []
+    for _ in range(2):
+        with autocast("bf16", CPU):
+            rows.append(rows_of(source, images))
+        lighten(source, only_attention=False, packed=True)
+    assert source.blocks[0].attn.qkv.weight.dtype == torch.bfloat16
+    assert source.norm.weight.dtype == torch.float32
+    assert torch.equal(*rows)
+
+
+def test_weights_that_the_attention_reads_itself_are_not_packed() -> None:
+    source = tiny("beit_base_patch16_224", global_pool="token", depth=1)
+    lighten(source, only_attention=True, packed=True)
+    with torch.no_grad(), record_logits(source, [0]) as recorder:
+        source(torch.randn(1, 3, 48, 48).bfloat16())
+    assert recorder.stacked().shape == (1, 1, 12, 10)
