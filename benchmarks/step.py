@@ -12,6 +12,7 @@ for a shift of each row.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -45,6 +46,12 @@ from gta.kernels import choose_kernels, lighten
 from gta.precision import autocast, can_compile, pick_device, takes_bf16
 
 CLASSES, WEIGHT, TINY = 200, 0.1, 1e-30
+COUNTED: dict[Any, Any] = {
+    torch.ops.mkldnn._linear_pointwise: lambda tokens, *_, out_shape, **__: (
+        2 * math.prod(out_shape) * tokens[-1]
+    )
+}
+"""Operators of `gta.kernels` that torch does not count."""
 Loss = Callable[[], Tensor]
 """Runs the forward pass of a variant."""
 
@@ -264,7 +271,7 @@ def prepare(variant: Variant, device: torch.device) -> None:
     """Counts what a step does and takes, after steps that compile and allocate."""
     graphs = held_by_graphs()
     with (
-        FlopCounterMode(display=False) as counter,
+        FlopCounterMode(display=False, custom_mapping=COUNTED) as counter,
         torch.compiler.set_stance("force_eager"),
         patch.object(gta.beside, "SHAPES", 0),  # what a CUDA graph replays is not counted
     ):

@@ -171,7 +171,8 @@ def _row(q: Tensor, k: Tensor) -> Tensor:
     """The product with one query a head, in the way that costs least.
 
     torch.compile melts a sum into what stands beside it. On a GPU the keys are multiplied as they lie in
-    memory, all heads side by side, with the queries on a block diagonal: a product head by head copies them.
+    memory, all heads side by side, with the queries on a block diagonal: a product head by head copies them
+    first. On a CPU that is made up for by its gradient, which lies as the attention's own does.
     """
     if compiler.is_compiling():
         return (q.float() * k.float()).sum(-1).unsqueeze(2)
