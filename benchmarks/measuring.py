@@ -58,14 +58,6 @@ def _resident(which: str) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{which}:"))
 
 
-def held_by_graphs() -> int:
-    """Bytes of GPU memory that CUDA graphs keep for themselves."""
-    if not torch.cuda.is_available():
-        return 0
-    segments = torch.cuda.memory_snapshot()  # type: ignore[no-untyped-call]  # torch does not type it
-    return sum(each["total_size"] for each in segments if tuple(each["segment_pool_id"]) != (0, 0))
-
-
 def matrix_rate(device: torch.device) -> float:
     """FLOP/s of one large bf16 matrix product."""
     side = 8192 if device.type == "cuda" else 2048

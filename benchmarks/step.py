@@ -31,7 +31,6 @@ from torch.utils.flop_counter import FlopCounterMode
 import gta.beside
 from benchmarks.measuring import (
     RESULTS,
-    held_by_graphs,
     machine,
     matrix_rate,
     peak_memory,
@@ -43,6 +42,7 @@ from gta.attention import is_compiled, layout_of
 from gta.beside import beside
 from gta.guidance import Guide, attention_penalty
 from gta.kernels import choose_kernels, lighten
+from gta.meter import held_by_graphs
 from gta.precision import autocast, can_compile, pick_device, takes_bf16
 
 CLASSES, WEIGHT, TINY = 200, 0.1, 1e-30

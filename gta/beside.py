@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, NamedTuple
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from gta.attention import Enough, LogitRecorder, is_compiled
+
+log = logging.getLogger(__name__)
 
 SHAPES = 4
 """So many shapes of batches get a CUDA graph; others run as they come."""
@@ -88,18 +91,30 @@ class _Replayed:
     def __init__(self, look: Callable[..., None], recorders: Sequence[LogitRecorder]) -> None:
         self._look, self._recorders = look, recorders
         self._graphs: dict[torch.Size, _Graph] = {}
+        self._fails = False
 
     def __call__(self, images: Tensor, **options: Any) -> None:
-        kept = self._graphs.get(images.shape)
-        if not images.is_cuda or options or (kept is None and len(self._graphs) == SHAPES):
+        kept = None if options or not images.is_cuda else self._graph_for(images)
+        if kept is None:
             self._look(images, **options)
             return
-        if kept is None:
-            kept = self._graphs[images.shape] = self._capture(images)
         kept.images.copy_(images)
         kept.graph.replay()
         for recorder, rows in zip(self._recorders, kept.rows, strict=True):
             recorder.rows = dict(rows)
+
+    def _graph_for(self, images: Tensor) -> _Graph | None:
+        """The graph of this shape; None where there are enough, or what the source does cannot be kept."""
+        if images.shape not in self._graphs and not self._fails and len(self._graphs) < SHAPES:
+            try:
+                self._graphs[images.shape] = self._capture(images)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                self._fails = True
+                reason = str(error).splitlines()[0]
+                log.warning(f"the source's pass cannot be kept as a CUDA graph and runs each time: {reason}")
+        return self._graphs.get(images.shape)
 
     def _capture(self, images: Tensor) -> _Graph:
         seen, graph, aside = images.clone(), torch.cuda.CUDAGraph(), torch.cuda.Stream()  # type: ignore[no-untyped-call]

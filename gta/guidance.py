@@ -71,7 +71,8 @@ class Guide:
 
     model: timm's, torchvision's or Hugging Face's (see `gta.attention`), plain, compiled, or within
     DistributedDataParallel: the very object that is called. source: of the same architecture; it runs as in
-    `beside`, unless `run_source` is False because the caller sees to that.
+    `gta.beside`, cheaper after `source.bfloat16()`, unless `run_source` is False because the caller sees to
+    that.
     layers, heads: numbers from 0 (negative ones count from the end), or "all"; columns: "all" tokens or
     "patches" only; distance and reduction as in `attention_penalty`.
     Raises InputError where the two models differ in tokens, prefix tokens, depth or heads, or where a

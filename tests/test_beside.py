@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from unittest.mock import Mock, patch
 
 import pytest
 import timm
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gta.attention import record_logits
-from gta.beside import SHAPES, beside
+from gta.beside import SHAPES, _Replayed, beside
 from gta.guidance import Guide
 from gta.kernels import lighten
 
@@ -57,6 +58,16 @@ def test_it_runs_to_its_end_where_other_things_are_read() -> None:
     with beside(source, model):
         model(torch.randn(2, 3, 48, 48))
     assert ran == [1]
+
+
+def test_a_pass_that_no_graph_can_keep_runs_each_time(caplog: pytest.LogCaptureFixture) -> None:
+    on_a_gpu, seen = Mock(is_cuda=True, shape=(4, 3, 48, 48)), []
+    replayed = _Replayed(seen.append, [])
+    with patch.object(replayed, "_capture", side_effect=RuntimeError("not permitted\nmore")) as capture:
+        for _ in range(2):
+            replayed(on_a_gpu)
+    assert (seen, capture.call_count) == ([on_a_gpu] * 2, 1)
+    assert [each.message.partition(": ")[2] for each in caplog.records] == ["not permitted"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
