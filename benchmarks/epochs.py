@@ -33,7 +33,7 @@ from benchmarks.step import Bench
 from gta.batches import TrainImages, train_loader
 from gta.models import Card, normalise
 from gta.pixels import Pixels, pack
-from gta.precision import autocast, pick_device
+from gta.precision import autocast, can_compile, pick_device
 from gta.views import Crop
 
 SCALE, RATIO, FLIP = (0.08, 1.0), (3 / 4, 4 / 3), 0.5
@@ -75,9 +75,11 @@ def ours(pixels: Pixels, rows: pd.DataFrame, bench: Bench, workers: int) -> Batc
     return Normalised()
 
 
-def trainer(bench: Bench) -> Callable[[Tensor, Tensor], None]:
+def trainer(bench: Bench, compiled: bool) -> Callable[[Tensor, Tensor], None]:
     """A plain step."""
     model = bench.build()
+    if compiled and can_compile(bench.device):
+        model.compile(dynamic=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
 
     def step(images: Tensor, labels: Tensor) -> None:
@@ -109,6 +111,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=256, help="pack.side")
     parser.add_argument("--workers", type=int, default=0, help="finetune.workers, for ours")
     parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default="auto")
+    parser.add_argument("--compile", action="store_true", help="torch.compile of the step")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
@@ -116,7 +119,7 @@ def main() -> None:
     images = torch.randn(arguments.batch, 3, arguments.size, arguments.size, device=device)
     labels = torch.zeros(arguments.batch, dtype=torch.long, device=device)
     bench = Bench(arguments.model, arguments.size, arguments.precision, device, images, labels)
-    step = trainer(bench)
+    step = trainer(bench, arguments.compile)
     listed = ImageFolder(str(arguments.photos)).samples
     rows = pd.DataFrame(
         {"image": [str(Path(name).relative_to(arguments.photos)) for name, _ in listed]}
@@ -137,7 +140,7 @@ def main() -> None:
             "loader alone, here": lambda: epoch(here, None, device),
             "loader alone, as timm and TLlib load": lambda: epoch(there, None, device),
         }
-        step(images, labels)
+        epoch(here, step, device)  # compiles, for the last batch too
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(arguments.rounds):
             for name, run in ways.items():
@@ -154,7 +157,10 @@ def main() -> None:
         for name, rate in rates.items()
     )
     facts = {
-        **{name: getattr(arguments, name) for name in ("model", "batch", "size", "side", "precision")},
+        **{
+            name: getattr(arguments, name)
+            for name in ("model", "batch", "size", "side", "precision", "compile")
+        },
         "images": len(rows),
         "workers here": arguments.workers,
         "workers there": workers,
