@@ -29,15 +29,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import gta.beside
-from benchmarks.measuring import (
-    RESULTS,
-    machine,
-    matrix_rate,
-    peak_memory,
-    suffix,
-    timed,
-    write,
-)
+from benchmarks.measuring import RESULTS, machine, matrix_rate, peak_memory, suffix, timed, write
 from gta.attention import is_compiled, layout_of
 from gta.beside import beside
 from gta.guidance import Guide, attention_penalty
