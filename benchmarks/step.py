@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 from unittest.mock import patch
 
@@ -33,9 +34,10 @@ from benchmarks.measuring import RESULTS, machine, matrix_rate, peak_memory, suf
 from gta.attention import is_compiled, layout_of
 from gta.beside import beside
 from gta.guidance import Guide, attention_penalty
-from gta.kernels import choose_kernels, lighten
+from gta.kernels import Packed, choose_kernels, lighten
 from gta.meter import held_by_graphs
 from gta.precision import autocast, can_compile, pick_device, takes_bf16
+from gta.targets import Targets
 
 CLASSES, WEIGHT, TINY = 200, 0.1, 1e-30
 COUNTED: dict[Any, Any] = {
@@ -106,15 +108,34 @@ def plain(bench: Bench, model: nn.Module) -> Loss:
     return loss
 
 
-def guided(bench: Bench, model: nn.Module, source: nn.Module, contexts: ExitStack) -> Loss:
+def guided(
+    bench: Bench, model: nn.Module, source: nn.Module, contexts: ExitStack, targets: Targets | None = None
+) -> Loss:
     """GTA as stage `finetune` runs it."""
     compiled = is_compiled(model)
     guide = contexts.enter_context(Guide(source, model, run_source=False))
     if takes_bf16(bench.precision, bench.device):
         lighten(source, only_attention=True, packed=not compiled)
-    contexts.enter_context(beside(source, model, [guide.of_source], compiled=compiled, replayed=True))
+    contexts.enter_context(
+        beside(source, model, [guide.of_source], compiled=compiled, replayed=True, targets=targets)
+    )
     cross_entropy = plain(bench, model)
     return lambda: cross_entropy() + WEIGHT * guide.penalty()
+
+
+def spared(bench: Bench, model: nn.Module, source: nn.Module, contexts: ExitStack) -> Loss:
+    """The same in the later cells of a sweep. The file is read for each step, where it holds an epoch's."""
+    folder = Path(contexts.enter_context(TemporaryDirectory()))
+    targets = Targets(folder / "sweep", 0, math.inf)
+    loss, count = guided(bench, model, source, contexts, targets), len(bench.images)
+    with targets.epoch(0, count):
+        loss()
+
+    def again() -> Tensor:
+        with targets.epoch(0, count):
+            return loss()
+
+    return again
 
 
 def whole_maps(bench: Bench, model: nn.Module, source: nn.Module, contexts: ExitStack) -> Loss:
@@ -202,21 +223,24 @@ def variants(bench: Bench, compiled: bool, contexts: ExitStack) -> Iterator[Vari
     model = bench.build()
     yield Variant("plain", model, plain(bench, model))
     model, source = bench.build(), bench.build()
-    yield Variant("GTA", model, guided(bench, model, source, contexts))
+    yield Variant("GTA", model, guided(bench, model, source, contexts), source)
+    model, source = bench.build(), bench.build()
+    yield Variant("GTA, source spared", model, spared(bench, model, source, contexts), source)
     model = bench.build(chosen=False)
     yield Variant("plain, timm's kernels", model, plain(bench, model))
     model, source = bench.build(chosen=False), bench.build(chosen=False)
-    yield Variant("GTA by whole maps", model, whole_maps(bench, model, source, contexts))
+    yield Variant("GTA by whole maps", model, whole_maps(bench, model, source, contexts), source)
     like = bench.build()
     model, source = (HuggingFace(like, bench.size).to(bench.device).train() for _ in range(2))
-    yield Variant("GTA by Hugging Face's output_attentions", model, hugging_face(bench, model, source))
+    loss = hugging_face(bench, model, source)
+    yield Variant("GTA by Hugging Face's output_attentions", model, loss, source)
     if compiled and can_compile(bench.device):
         model = bench.build()
         model.compile(dynamic=False)
         yield Variant("plain, compiled", model, plain(bench, model))
         model, source = bench.build(), bench.build()
         model.compile(dynamic=False)
-        yield Variant("GTA, compiled", model, guided(bench, model, source, contexts))
+        yield Variant("GTA, compiled", model, guided(bench, model, source, contexts), source)
 
 
 def main() -> None:
@@ -277,7 +301,11 @@ def prepare(variant: Variant, device: torch.device) -> None:
 
 
 def _bytes(model: nn.Module | None) -> int:
-    return 0 if model is None else sum(parameter.nbytes for parameter in model.parameters())
+    """Of its weights."""
+    if model is None:
+        return 0
+    packed = [module.weight for module in model.modules() if isinstance(module, Packed)]
+    return sum(each.nbytes for each in model.parameters()) + sum(2 * int(each.numel()) for each in packed)
 
 
 def summary(found: list[Variant], rate: float) -> pd.DataFrame:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gta.attention import Enough, LogitRecorder, is_compiled
+from gta.targets import Targets
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ def beside(
     *,
     compiled: bool = False,
     replayed: bool = False,
+    targets: Targets | None = None,
 ) -> Iterator[None]:
     """While the context lasts, each training pass of `model` is preceded by one of `source`.
 
@@ -35,7 +37,8 @@ def beside(
     recorders: all that is read of the source, which stops as soon as they are full; none: it runs to its
     end, as it always does where it was compiled before. compiled: whether to compile it here, without what
     nobody reads. replayed: whether a GPU keeps its pass as a CUDA graph, which spares the CPU the launches;
-    hooks other than the recorders' then see its first passes only.
+    hooks other than the recorders' then see its first passes only. targets: where the rows of the one
+    recorder are kept, and read again.
     """
     source.requires_grad_(False).eval()
     in_bf16 = next(source.parameters()).dtype == torch.bfloat16
@@ -55,7 +58,10 @@ def beside(
         with torch.no_grad(), precision, suppress(Enough):
             run(*inputs, **options)
 
-    passed = _Replayed(look, recorders) if replayed and stops else look
+    passed: Callable[..., None] = _Replayed(look, recorders) if replayed and stops else look
+    if targets is not None:
+        (recorder,) = recorders
+        passed = targets.instead(passed, recorder)
 
     def run_source(_: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
         if model.training and torch.is_grad_enabled():

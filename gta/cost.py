@@ -12,7 +12,7 @@ from gta.errors import InputError
 from gta.tables import KEYS
 from gta.texts import number, percent, weights
 
-MEASURES = ["seconds", "images_per_second", "memory_gib"]
+MEASURES = ["seconds", "images_per_second", "spared", "memory_gib"]
 COLUMNS = [*KEYS, "method", "seed", *MEASURES, "memory_of", "device"]
 
 
@@ -21,7 +21,8 @@ def cost_table(runs: Path, state: Path, long: pd.DataFrame) -> pd.DataFrame:
     or the state was deleted.
 
     seconds: in the training loop, validation within it included, over all processes that went on with it;
-    images_per_second: training images seen over that; memory_gib: the peak, `memory_of` the GPU's tensors
+    images_per_second: training images seen over that; spared: the share of them that the source did not have
+    to see, as an earlier cell's did (gta.targets); memory_gib: the peak, `memory_of` the GPU's tensors
     (torch.cuda.max_memory_allocated) or, on a CPU, of the whole process so far (resident set), which may
     have trained other seeds before; of several processes that train together, of the first one.
     """
@@ -45,6 +46,7 @@ def _cost(folder: Path, seed: int, history: pd.DataFrame) -> dict[str, float | s
             return {
                 "seconds": found["seconds"],
                 "images_per_second": found["images"] / found["seconds"],
+                "spared": found["spared"] / found["images"],
                 "memory_gib": found["memory_bytes"] / 2**30,
                 "memory_of": found["memory_of"],
                 "device": found["device"],
@@ -79,6 +81,7 @@ def cost_rows(costs: pd.DataFrame, measured: pd.DataFrame, decimals: int) -> lis
             "accuracy": percent(row["top1"], row["top1_std"], decimals),
             "seconds a seed": number(row["seconds"], row["seconds_std"], 1),
             "images/s": number(row["images_per_second"], row["images_per_second_std"], 1),
+            "source spared (%)": number(100 * row["spared"], 100 * row["spared_std"], 0),
             "peak memory (GiB)": number(row["memory_gib"], row["memory_gib_std"], 2),
             "of": row["memory_of"] if pd.notna(row["memory_of"]) else "–",
             "on": row["device"] if pd.notna(row["device"]) else "–",

@@ -18,12 +18,14 @@ class Cost(NamedTuple):
     seconds: float
     memory_bytes: int
     """The peak; see `peak_memory`."""
+    spared: int
+    """Images that the source did not have to see, as an earlier cell's did (gta.targets)."""
 
 
-def spent(before: Cost, started: float, device: torch.device) -> Cost:
+def spent(before: Cost, started: float, spared: int, device: torch.device) -> Cost:
     """`before`, and what this process has added since `started` of the monotonic clock."""
     seconds = before.seconds + time.monotonic() - started
-    return Cost(seconds, max(before.memory_bytes, peak_memory(device)))
+    return Cost(seconds, max(before.memory_bytes, peak_memory(device)), before.spared + spared)
 
 
 def restart(device: torch.device) -> None:

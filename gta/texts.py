@@ -52,8 +52,9 @@ ones.
 """
 COST = """\
 Training alone, as this machine ran it, means ± standard deviations over seeds; other work on the machine
-counts. Images/s: training images seen over seconds, validation within training included. Peak memory: on a
-GPU of all tensors; on a CPU of the process, in which seeds are trained one after another. `–`: trained
+counts. Images/s: training images seen over seconds, validation within training included. Source spared: of
+how many of them an earlier cell of the sweep had kept the source's attention, in `runs/targets`. Peak memory:
+on a GPU of all tensors; on a CPU of the process, in which seeds are trained one after another. `–`: trained
 elsewhere, or the state is gone. These numbers differ from run to run and are no output of the pipeline.
 """
 NO_OBJECTS = "No data set of the grid knows where its objects are."

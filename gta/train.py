@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,6 +33,7 @@ from gta.optim import build_optimizer, lr_at, set_lr
 from gta.penalties.base import Penalty
 from gta.precision import takes_bf16
 from gta.shards import add_up, agreed, rank, start_alike
+from gta.targets import Targets
 
 if TYPE_CHECKING:
     from gta.params.finetune import Finetune
@@ -61,6 +62,8 @@ class Run:
     sampler: Epochs
     validate: Callable[[nn.Module], dict[str, float]] | None
     """Measures the model on the validation images; None where there are none."""
+    targets: Targets | None = None
+    """Where the source's [CLS] rows are kept for other cells, where they are all that is read of it."""
 
     @property
     def epochs(self) -> int:
@@ -103,19 +106,20 @@ def train(run: Run, checkpoint: Path) -> Trained:
         bar = contexts.enter_context(tqdm(None, title, run.steps, initial=done, unit="step", disable=hidden))
         contexts.enter_context(logging_redirect_tqdm())
         for epoch in range(len(history), run.epochs):
-            row = _train_epoch(run, epoch, optimizer, attention, bar) | _validate(run, epoch)
-            history.append({"seed": run.seed, "epoch": epoch + 1, **row})
+            with run.targets.epoch(epoch, run.sampler.count) if run.targets else nullcontext():
+                row = _train_epoch(run, epoch, optimizer, attention, bar)
+            history.append({"seed": run.seed, "epoch": epoch + 1, **row, **_validate(run, epoch)})
             log.info(" ".join(f"{key} {_short(value)}" for key, value in history[-1].items()))
             warned = agreed(warning.came())
             due = time.monotonic() - saved >= run.settings.checkpoint_seconds
             if rank() == 0 and (epoch + 1 == run.epochs or due or warned):
-                _save(run, optimizer, history, spent(before, started, run.device), checkpoint)
+                _save(run, optimizer, history, _spent(run, before, started), checkpoint)
                 saved = time.monotonic()
             if warned and epoch + 1 < run.epochs:
                 log.info(f"seed {run.seed}: saved, and ended before its time was up")
                 agreed(None)  # once the first process has saved
                 sys.exit(warning.STATUS)
-        cost = spent(before, started, run.device)
+        cost = _spent(run, before, started)
     return Trained(pd.DataFrame(history), cost)
 
 
@@ -132,7 +136,9 @@ def _attach(run: Run, contexts: ExitStack) -> LogitRecorder | None:
         if takes_bf16(run.settings.precision, run.device):
             lighten(run.source, only_attention, packed=not compiled)
         seen = recorders if only_attention else ()
-        contexts.enter_context(beside(run.source, run.model, seen, compiled=compiled, replayed=True))
+        contexts.enter_context(
+            beside(run.source, run.model, seen, compiled=compiled, replayed=True, targets=run.targets)
+        )
     if run.method.mixing != "transmix":
         return None
     last = len(layout_of(run.model).attentions) - 1
@@ -208,6 +214,10 @@ def _validate(run: Run, epoch: int) -> dict[str, float]:
     return {"val_top1": measured["top1"], "val_nll": measured["nll"]}
 
 
+def _spent(run: Run, before: Cost, started: float) -> Cost:
+    return spent(before, started, run.targets.read if run.targets else 0, run.device)
+
+
 def _save(
     run: Run, optimizer: torch.optim.Optimizer, history: list[dict[str, Any]], cost: Cost, path: Path
 ) -> None:
@@ -226,7 +236,7 @@ def _save(
 
 def _resume(run: Run, optimizer: torch.optim.Optimizer, path: Path) -> tuple[list[dict[str, Any]], Cost]:
     if not path.exists():
-        return [], Cost(0.0, 0)
+        return [], Cost(0.0, 0, 0)
     state = torch.load(path, map_location=run.device, weights_only=True)
     run.model.load_state_dict(state["model"])
     run.penalties.load_state_dict(state["penalties"])

@@ -25,11 +25,11 @@ from gta.meter import memory_of
 from gta.methods import MIXINGS, PENALTIES, SCOPES, Method, parse_method
 from gta.metrics import accuracy_measures
 from gta.models import normalise
-from gta.params.finetune import Finetune
+from gta.params.finetune import WITHOUT_EFFECT, Finetune
 from gta.params.grid import Grid
 from gta.params.section import load
 from gta.penalties.base import Setting
-from gta.penalties.build import build_penalties, needs_keys
+from gta.penalties.build import build_penalties, needs_keys, reads_source
 from gta.pixels import Pixels
 from gta.precision import (
     autocast,
@@ -41,10 +41,25 @@ from gta.precision import (
 from gta.processes import launch, launched, together
 from gta.scope import merge, restrict
 from gta.shards import agreed, processes, rank
+from gta.targets import Targets
 from gta.train import Run, train
 from gta.views import crop_of
 
 log = logging.getLogger(__name__)
+
+OF_TARGETS = {
+    "accumulate",
+    "batch_size",
+    "compile",
+    "crop_ratio",
+    "crop_scale",
+    "deterministic",
+    "flip",
+    "precision",
+    "rand_augment",
+}
+"""Settings, beside the mixing's and GTA's layers, by which what the source says differs: in its last bit at
+least."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +78,8 @@ class Cell:
     def key(self, seed: int) -> str:
         """Names the state of a seed by everything that its weights depend on."""
         options = {*PENALTIES, *MIXINGS, *SCOPES} - self.method.terms
-        unrelated = {"workers", "processes", "accumulate", "checkpoint_seconds"} | (
-            options & set(Finetune.model_fields)
-        )
         parts = {
-            "settings": self.settings.model_dump(exclude=unrelated),
+            "settings": self.settings.model_dump(exclude=WITHOUT_EFFECT | options),
             "method": [self.method.weights, self.method.mixing, self.method.scope],
             "seed": seed,
             "device": self.device.type,
@@ -75,6 +87,23 @@ class Cell:
             "images": [self.pixels.hashes(rows["image"]) for rows in (self.train, self.val)],
         }
         return f"seed{seed}-{fingerprint(parts, [self.source])}"
+
+    def targets(self, seed: int, folder: Path) -> Targets | None:
+        """Where the source's [CLS] rows are kept, if nothing else is read of it and they are to be kept."""
+        if reads_source(self.method) != {"gta"} or not self.settings.targets_gb:
+            return None
+        mixing = self.method.mixing
+        parts = {
+            "settings": self.settings.model_dump(include=OF_TARGETS),
+            "layers": self.settings.gta.layers,
+            "mixing": mixing and [mixing, getattr(self.settings, mixing).model_dump()],
+            "device": described(self.device),
+            "processes": processes(),
+            "list": self.train[["image", "label"]].to_csv(index=False),
+            "images": self.pixels.hashes(self.train["image"]),
+        }
+        name = fingerprint(parts, [self.source])
+        return Targets(folder / name, seed, 1e9 * self.settings.targets_gb)
 
 
 def main() -> None:
@@ -85,6 +114,9 @@ def main() -> None:
     parser.add_argument("--val", type=Path, required=True, help="list of validation images")
     parser.add_argument("--source", type=Path, required=True, help="weights of the frozen source")
     parser.add_argument("--state", type=Path, required=True, help="folder for what outlives a killed process")
+    parser.add_argument(
+        "--targets", type=Path, required=True, help="folder of what all cells keep of the source's attention"
+    )
     parser.add_argument(
         "--output", type=Path, required=True, help="folder for seed<n>.safetensors, history.csv"
     )
@@ -112,11 +144,14 @@ def main() -> None:
         launch(settings.processes, "stages.finetune")
         return
     with together():
-        train_cell(cell, grid.seeds, arguments.state, arguments.output)
+        train_cell(cell, grid.seeds, arguments.state, arguments.targets, arguments.output)
 
 
-def train_cell(cell: Cell, seeds: list[int], folder: Path, output: Path) -> None:
-    """Trains the seeds whose state is not in `folder` yet; the first process then writes the output."""
+def train_cell(cell: Cell, seeds: list[int], folder: Path, targets: Path, output: Path) -> None:
+    """Trains the seeds whose state is not in `folder` yet; the first process then writes the output.
+
+    targets: the folder that `Cell.targets` is given.
+    """
     log.info(f"trains on {place_of(cell)}")
     states = agreed({seed: folder / cell.key(seed) for seed in seeds} if rank() == 0 else {})
     trained = agreed([seed for seed, state in states.items() if (state / "history.csv").exists()])
@@ -125,7 +160,7 @@ def train_cell(cell: Cell, seeds: list[int], folder: Path, output: Path) -> None
             log.info(f"seed {seed}: already trained, taken from {state}")
         else:
             with told("finetune", advice_of(cell)):
-                train_seed(cell, seed, state)
+                train_seed(cell, seed, state, targets)
     if rank():
         return
     with atomic_folder(output) as made:
@@ -149,7 +184,7 @@ def advice_of(cell: Cell) -> str:
     return f"with batch_size {settings.batch_size} at {cell.image_size} px: {raised}lower finetune.batch_size"
 
 
-def train_seed(cell: Cell, seed: int, state: Path) -> None:
+def train_seed(cell: Cell, seed: int, state: Path, targets: Path) -> None:
     """Trains one seed; leaves weights.safetensors, cost.json and history.csv, the latter last, in `state`."""
     settings = cell.settings
     num_classes = int(cell.train["label"].max()) + 1
@@ -207,6 +242,7 @@ def train_seed(cell: Cell, seed: int, state: Path) -> None:
         loader=loader,
         sampler=sampler,
         validate=validate if val else None,
+        targets=cell.targets(seed, targets),
     )
     checkpoint = state / "checkpoint.pt"
     trained = train(trainee, checkpoint)

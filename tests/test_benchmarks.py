@@ -23,13 +23,13 @@ def test_every_way_of_a_step_is_timed(
     step.main()
     table = pd.read_csv(tmp_path / "step-vit_tiny_patch16_224-2-cpu.csv")
     assert table["step"].tolist() == [
-        *("plain", "GTA", "plain, timm's kernels", "GTA by whole maps"),
+        *("plain", "GTA", "GTA, source spared", "plain, timm's kernels", "GTA by whole maps"),
         "GTA by Hugging Face's output_attentions",
     ]
     assert table["over plain"][0] == 1
     assert (table[["ms", "share of rate"]] > 0).all(axis=None)
     stored = json.loads((tmp_path / "step-vit_tiny_patch16_224-2-cpu.json").read_text())
-    assert (stored["batch"], len(stored["rows"])) == (2, 5)
+    assert (stored["batch"], len(stored["rows"])) == (2, 6)
     assert "matrix TFLOP/s" in capsys.readouterr().out
 
 

@@ -12,7 +12,8 @@ from study import grid, study_of, write_cells
 from gta.cost import cost_rows, cost_table
 from gta.errors import InputError
 
-COST = {"seconds": 8.0, "memory_bytes": 3 * 2**30, "images": 400, "memory_of": "process", "device": "a CPU"}
+COST = {"seconds": 8.0, "memory_bytes": 3 * 2**30, "images": 400, "spared": 100}
+COST |= {"memory_of": "process", "device": "a CPU"}
 
 
 def leave(state: Path, runs: Path, method: str, seed: int, name: str = "a", **changes: object) -> Path:
@@ -39,7 +40,8 @@ def test_a_row_a_seed_and_empty_where_nothing_is_known(tmp_path: Path) -> None:
     assert len(found) == 3 * 3
     assert found["seconds"].notna().sum() == 1
     known = found.loc["gta-0.1", 1]
-    assert known[["seconds", "images_per_second", "memory_gib"]].tolist() == [8, 50, 3]
+    measured = ["seconds", "images_per_second", "spared", "memory_gib"]
+    assert known[measured].tolist() == [8, 50, 0.25, 3]
     assert known[["memory_of", "device"]].tolist() == ["process", "a CPU"]
 
 
@@ -73,7 +75,7 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
     study = study_of(tmp_path, grid())
     plain, guided = cost_rows(cost_table(tmp_path, state, study.long), study.measured, 1)
     assert list(guided.values()) == [
-        *("pets", "6 (15 %)", "GTA", "0.1", "70.0 ± 17.3", "9.0 ± 1.4", "45.0 ± 7.1", "3.00 ± 0.00"),
-        *("process", "a CPU", "2 of 3"),
+        *("pets", "6 (15 %)", "GTA", "0.1", "70.0 ± 17.3", "9.0 ± 1.4", "45.0 ± 7.1", "25 ± 0"),
+        *("3.00 ± 0.00", "process", "a CPU", "2 of 3"),
     ]
-    assert list(plain.values())[4:] == ["60.0 ± 10.0", *["–"] * 5, "0 of 3"]
+    assert list(plain.values())[4:] == ["60.0 ± 10.0", *["–"] * 6, "0 of 3"]

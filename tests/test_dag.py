@@ -14,6 +14,9 @@ from repository import ROOT
 from ruamel.yaml import YAML
 
 from gta.imports import imported_files
+from gta.params.evaluate import Evaluate
+from gta.params.finetune import WITHOUT_EFFECT, Finetune
+from gta.params.section import Section
 from gta.params.segment import Segment
 from stages.code import hashes
 
@@ -93,11 +96,16 @@ def test_objects_are_downloaded_as_data_sets_are() -> None:
         assert str(stage("objects")[key]) == download.replace("data/${item", "objects/${item")
 
 
-def test_another_set_to_segment_makes_no_other_stale() -> None:
-    """Segmenting depends on every key of its section but the list of sets."""
-    keys = {f"segment.{name}" for name in Segment.model_fields} - {"segment.on"}
-    assert set(paths(stage("segment_source")["params"])) == keys
-    assert set(paths(stage("segment")["params"])) == keys | {"grid.seeds"}
+@pytest.mark.parametrize(
+    ("section", "without"),
+    [(Finetune, WITHOUT_EFFECT), (Evaluate, {"workers"}), (Segment, {"workers", "on"})],
+)
+def test_a_cell_depends_on_every_key_with_an_effect_on_it(section: type[Section], without: set[str]) -> None:
+    """Not on how many processes read images, nor on the other sets that are segmented."""
+    name = section.__name__.lower()
+    keys = {f"{name}.{key}" for key in section.model_fields if key not in without}
+    assert set(stage(name)["params"]) == keys | {"grid.seeds"}
+    assert name != "segment" or set(stage("segment_source")["params"]) == keys
 
 
 def test_the_graph_sees_what_python_sees(tmp_path: Path) -> None:

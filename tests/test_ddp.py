@@ -186,12 +186,13 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     source_file(tmp_path, options={"depth": 2})
     monkeypatch.chdir(tmp_path)
     files = ["--train", "train.csv", "--val", "val.csv", "--source", "source.safetensors"]
+    files += ["--targets", "targets"]
     return ["--method", "gta-1+transmix", "--pixels", str(pixels), *files]
 
 
 def write_params(**changes: Any) -> None:
     grid = {"datasets": ["a"], "fractions": [100], "methods": ["gta-1+transmix"], "seeds": [0, 1]}
-    section = settings(drop_path=0.0, lr=3e-4, validate_every=1, **changes)
+    section = settings(drop_path=0.0, lr=3e-4, validate_every=1, targets_gb=1.0, **changes)
     with Path("params.yaml").open("w") as stream:
         YAML().dump({"grid": grid, "finetune": section.model_dump()}, stream)
 

@@ -24,10 +24,10 @@ CPU = torch.device("cpu")
 
 def test_seconds_add_up_and_the_larger_peak_stays() -> None:
     started = time.monotonic() - 5
-    assert spent(Cost(10, 0), started, CPU).seconds == pytest.approx(15, abs=0.5)
+    assert spent(Cost(10, 0, 0), started, 0, CPU).seconds == pytest.approx(15, abs=0.5)
     peak = peak_memory(CPU)
-    assert spent(Cost(0, 2**60), started, CPU).memory_bytes == 2**60
-    assert spent(Cost(0, 1), started, CPU).memory_bytes >= peak
+    assert spent(Cost(0, 2**60, 0), started, 0, CPU).memory_bytes == 2**60
+    assert spent(Cost(0, 1, 0), started, 0, CPU).memory_bytes >= peak
 
 
 def test_the_peak_of_a_process_is_in_bytes_and_sees_an_array() -> None:
@@ -57,12 +57,12 @@ def test_a_resumed_training_counts_what_came_before(tmp_path: Path) -> None:
     train(training(tmp_path), tmp_path / "c.pt")
     state = torch.load(tmp_path / "c.pt", weights_only=True)
     assert 0 < state["cost"][0] < 600
-    state["cost"] = (1000.0, 2**60)
+    state["cost"] = (1000.0, 2**60, 30)
     torch.save(state, tmp_path / "c.pt")
     again = train(training(tmp_path), tmp_path / "c.pt")
     assert again.cost.seconds == pytest.approx(1000, abs=60)
     assert again.cost.seconds > 1000
-    assert again.cost.memory_bytes == 2**60
+    assert again.cost[1:] == (2**60, 30)
 
 
 def test_the_cost_lies_beside_the_state_and_in_no_output(
@@ -76,7 +76,16 @@ def test_the_cost_lies_beside_the_state_and_in_no_output(
     monkeypatch.chdir(tmp_path)
     pixels = str(packed(tmp_path, images(tmp_path)).path)
     options = ["--method", "baseline", "--pixels", pixels, "--train", "train.csv", "--val", "val.csv"]
-    options += ["--source", "source.safetensors", "--state", "state", "--output", "out"]
+    options += [
+        "--source",
+        "source.safetensors",
+        "--state",
+        "state",
+        "--targets",
+        "targets",
+        "--output",
+        "out",
+    ]
     monkeypatch.setattr("sys.argv", ["finetune", *options])
     finetune.main()
     assert sorted(path.name for path in Path("out").iterdir()) == ["history.csv", "seed3.safetensors"]
@@ -91,4 +100,4 @@ def test_the_cost_lies_beside_the_state_and_in_no_output(
     assert cost["seconds"] > 0
     assert cost["memory_bytes"] > 2**26
     assert cost["memory_of"] == "process" or torch.cuda.is_available()
-    assert list(cost) == ["seconds", "memory_bytes", "images", "memory_of", "device"]
+    assert list(cost) == ["seconds", "memory_bytes", "spared", "images", "memory_of", "device"]

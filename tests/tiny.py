@@ -53,6 +53,7 @@ SETTINGS: dict[str, Any] = {
     "processes": 1,
     "accumulate": 1,
     "checkpoint_seconds": 0,
+    "targets_gb": 0.0,
     "gta": {"layers": "all", "heads": "all", "columns": "all", "distance": "logits", "reduction": "mean"}
     | {"decay": "none"},
     "at": {"layers": "all"},

@@ -15,6 +15,10 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
 
 
+WITHOUT_EFFECT = {"workers", "processes", "accumulate", "checkpoint_seconds", "targets_gb"}
+"""Keys on which no result depends, beyond rounding: a change makes no cell stale."""
+
+
 class Finetune(Section):
     """One training loop for every method."""
 
@@ -71,6 +75,9 @@ class Finetune(Section):
     on results beyond the same."""
     checkpoint_seconds: NotNegative
     """A checkpoint at the end of an epoch if the last one is at least this old. No effect on results."""
+    targets_gb: NotNegative
+    """GB that runs/targets may take, where the source's [CLS] rows are kept for cells that see the same
+    views, such as a sweep of GTA's weight; 0: nothing is kept. No effect on results."""
     gta: Gta
     at: At
     l2sp: L2sp

@@ -33,6 +33,11 @@ def build_penalties(method: Method, setting: Setting) -> nn.ModuleDict:
     )
 
 
+def reads_source(method: Method) -> set[str]:
+    """The method's penalties that the frozen source has to see every batch for."""
+    return {kind for kind, weight in method.weights.items() if weight > 0 and CLASSES[kind].needs_source}
+
+
 def needs_keys(method: Method) -> bool:
     """Whether the method needs a second view of each image."""
     return any(CLASSES[kind].needs_keys for kind, weight in method.weights.items() if weight > 0)

@@ -1,0 +1,140 @@
+"""The source's [CLS] rows, kept on disk for cells that see the same views, such as a sweep of GTA's weight.
+
+The source is frozen, and what it sees is a function of (seed, epoch, image) and of few settings. The first
+cell of a sweep keeps an epoch's rows as one file, and the others read it instead of running the source: the
+same bits, whoever has computed them. A file that is missing or cannot be read is no error, the source runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gta.attention import LogitRecorder
+from gta.shards import rank
+
+log = logging.getLogger(__name__)
+
+LARGEST = 2**30
+"""Bytes of an epoch's rows, which lie in memory as long as it lasts; of a larger one nothing is kept."""
+
+
+class Targets:
+    """One seed's rows, a file an epoch.
+
+    folder: named by all but the seed that the rows depend on, so that a sweep shares it; limit: bytes that it
+    and the folders beside it may take. Those used least recently make room; what does not fit even so is
+    computed each time.
+    """
+
+    def __init__(self, folder: Path, seed: int, limit: float) -> None:
+        self.folder, self.seed, self.limit = folder, seed, limit
+        self.read = 0
+        """Images whose rows were read, so far."""
+        self._rows: Tensor | None = None
+        """(images, layers, heads, tokens), in the order of the epoch."""
+        self._given, self._next, self._images = False, 0, 0
+
+    @contextmanager
+    def epoch(self, number: int, images: int) -> Iterator[None]:
+        """Within, each pass of the source is read, or is kept at the end. images: at most so many come."""
+        path = self.folder / f"{self.seed}-{number}-{rank()}.safetensors"
+        self._rows = self._stored(path)
+        self._given, self._next, self._images = self._rows is not None, 0, images
+        yield
+        if self._given:
+            self.read += self._next
+        elif self._rows is not None:
+            self._keep(path, self._rows[: self._next])
+        self._rows = None
+
+    def instead(self, look: Callable[..., None], recorder: LogitRecorder) -> Callable[..., None]:
+        """`look`, a pass of the source over images that fills the recorder, but where that can be spared."""
+
+        def passed(images: Tensor, **options: Any) -> None:
+            part = slice(self._next, self._next + len(images))
+            self._next = part.stop
+            if self._given and self._rows is not None:
+                self._rows = self._rows.to(images.device)
+                recorder.rows = dict(zip(recorder.layers, self._rows[part].unbind(1), strict=True))
+                return
+            look(images, **options)
+            rows = tuple(recorder.rows[layer] for layer in recorder.layers)
+            if part.start == 0:
+                self._rows = self._room(rows)
+            if self._rows is not None:
+                torch.stack(rows, dim=1, out=self._rows[part])
+
+        return passed
+
+    def _stored(self, path: Path) -> Tensor | None:
+        try:
+            rows = load_file(path)["rows"].clone()  # else it lies in the file, which may vanish
+            os.utime(self.folder)  # used last
+        except (OSError, SafetensorError, KeyError):
+            return None
+        return rows
+
+    def _room(self, rows: tuple[Tensor, ...]) -> Tensor | None:
+        """Memory for an epoch of passes like this one; None where they would be too many."""
+        shape = (self._images, len(rows), *rows[0].shape[1:])
+        size = rows[0].element_size() * torch.Size(shape).numel()
+        return rows[0].new_empty(shape) if size <= min(LARGEST, self.limit) else None
+
+    def _keep(self, path: Path, rows: Tensor) -> None:
+        """Writes the file, whole or not at all."""
+        try:
+            if not self._fits(rows.nbytes):
+                return
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(prefix=".", dir=self.folder) as own:  # others may write the same file
+                partial = Path(own, path.name)
+                save_file({"rows": rows.cpu().contiguous()}, partial)
+                with partial.open("rb") as written:
+                    os.fsync(written.fileno())
+                partial.replace(path)
+        except (OSError, SafetensorError) as error:
+            log.warning(f"{path}: the source's attention is not kept for other cells: {error}")
+            self.limit = 0
+
+    def _fits(self, size: int) -> bool:
+        """Whether there is room, once what was used least recently has made it."""
+        everything = self.folder.parent
+        others = [folder for folder in everything.glob("*") if folder != self.folder]
+        sizes = {folder: _size(folder) for folder in [*others, self.folder]}
+        for folder in sorted(others, key=_used):
+            if sum(sizes.values()) + size <= self.limit:
+                break
+            shutil.rmtree(folder, ignore_errors=True)
+            del sizes[folder]
+        return sum(sizes.values()) + size <= self.limit
+
+
+def _size(folder: Path) -> int:
+    """Bytes of a folder's files, of those that do not vanish meanwhile."""
+    sizes = 0
+    for path in folder.glob("*.safetensors"):
+        try:
+            sizes += path.stat().st_size
+        except FileNotFoundError:
+            continue
+    return sizes
+
+
+def _used(folder: Path) -> float:
+    """When a folder was last used; a vanished one, never."""
+    try:
+        return folder.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
