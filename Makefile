@@ -51,8 +51,8 @@ env: $(VENV)/installed
 
 # Bytecode is compiled at once: twenty stage processes import torch and timm, twice as fast with it.
 $(VENV)/installed: requirements.lock
-	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) \
-	  and "expected Python 3.11 or 3.12 (make PYTHON=python3.12), got " + sys.version)'
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11, 4) <= sys.version_info < (3, 13) \
+	  and "expected Python 3.11.4 or newer, up to 3.12 (make PYTHON=python3.12), got " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
 	python -m pip install --quiet "$$(grep -o '^uv==[^ ]*' requirements.lock)"
 	uv pip sync --quiet --compile-bytecode requirements.lock
