@@ -122,9 +122,10 @@ class Targets:
 
 
 def _size(folder: Path) -> int:
-    """Bytes of a folder's files, of those that do not vanish meanwhile."""
+    """Bytes of a folder's files, what killed processes have left included, of those that do not vanish
+    meanwhile."""
     sizes = 0
-    for path in folder.glob("*.safetensors"):
+    for path in folder.rglob("*.safetensors"):
         try:
             sizes += path.stat().st_size
         except FileNotFoundError:
