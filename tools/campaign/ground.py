@@ -25,7 +25,7 @@ from tools.mend import entries, joined
 SOURCE = Path("assets/demo_source.safetensors")
 OWN_RUN = {"results/cost.csv", "results/report.html"}
 """What tells of one run and machine: no output of any stage."""
-FORGOTTEN = ("runs/state/", "downloads/")
+FORGOTTEN = ("runs/state/", "runs/targets/", "downloads/")
 """What stages keep for a second run beside their outputs."""
 RUN = re.compile(r"\.dvc/cache/runs/../\w{64}/\w{64}")
 """A whole entry of the run cache; those of other parameters may stay."""

@@ -19,7 +19,7 @@ from repository import Repository
 from servers import SERVERS, Remote
 
 from tools.campaign.caches import HOW, PUSH, Attempt, caches, checked, harm, join, oid_of
-from tools.campaign.ground import Ground, snapshot
+from tools.campaign.ground import FORGOTTEN, Ground, snapshot
 from tools.campaign.trial import Trial, unclear
 
 SHARED = ("data/", "objects/", "sources/", "runs/", "dvc.lock")
@@ -75,7 +75,7 @@ def lacking(ground: Ground, clone: Repository) -> str:
         name
         for name in mine.keys() | theirs.keys()
         if name.startswith(SHARED)
-        and not name.startswith("runs/state")
+        and not name.startswith(FORGOTTEN)
         and mine.get(name) != theirs.get(name)
     ]
     return f"not as they were: {', '.join(sorted(wrong)[:3])}" if wrong else ""
