@@ -21,10 +21,13 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yields a path beside `path` to write to; moves it to `path` at the end, removes it on an error."""
+def atomic_file(path: Path, by: str = "") -> Iterator[Path]:
+    """Yields a path beside `path` to write to; moves it to `path` at the end, removes it on an error.
+
+    by: who writes, where several may write the same file at once. Who was killed writes over what was left.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}{by and '.' + by}.partial")
     try:
         with naming(path):
             yield partial

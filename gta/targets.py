@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from gta.atomic import atomic_file
 from gta.attention import LogitRecorder
 from gta.shards import rank
 
@@ -35,29 +35,31 @@ class Targets:
 
     folder: named by all but the seed that the rows depend on, so that a sweep shares it; limit: bytes that it
     and the folders beside it may take. Those used least recently make room; what does not fit even so is
-    computed each time.
+    computed each time. cell: which of the sweep's this is.
     """
 
-    def __init__(self, folder: Path, seed: int, limit: float) -> None:
-        self.folder, self.seed, self.limit = folder, seed, limit
+    def __init__(self, folder: Path, seed: int, limit: float, cell: str = "") -> None:
+        self.folder, self.seed, self.limit, self.cell = folder, seed, limit, cell
         self.read = 0
         """Images whose rows were read, so far."""
-        self._rows: Tensor | None = None
-        """(images, layers, heads, tokens), in the order of the epoch."""
-        self._given, self._next, self._images = False, 0, 0
+        self._given: Tensor | None = None
+        """Of the epoch: (images, layers, heads, tokens), in its order."""
+        self._made: Tensor | None = None
+        """The same, where the source makes them."""
+        self._next = self._images = 0
 
     @contextmanager
     def epoch(self, number: int, images: int) -> Iterator[None]:
         """Within, each pass of the source is read, or is kept at the end. images: at most so many come."""
         path = self.folder / f"{self.seed}-{number}-{rank()}.safetensors"
-        self._rows = self._stored(path)
-        self._given, self._next, self._images = self._rows is not None, 0, images
+        self._given, self._made = self._stored(path), None
+        self._next, self._images = 0, images
         yield
-        if self._given:
+        if self._given is not None:
             self.read += self._next
-        elif self._rows is not None:
-            self._keep(path, self._rows[: self._next])
-        self._rows = None
+        elif self._made is not None:
+            self._keep(path, self._made[: self._next])
+        self._given = self._made = None
 
     def instead(self, look: Callable[..., None], recorder: LogitRecorder) -> Callable[..., None]:
         """`look`, a pass of the source over images that fills the recorder, but where that can be spared."""
@@ -65,16 +67,16 @@ class Targets:
         def passed(images: Tensor, **options: Any) -> None:
             part = slice(self._next, self._next + len(images))
             self._next = part.stop
-            if self._given and self._rows is not None:
-                self._rows = self._rows.to(images.device)
-                recorder.rows = dict(zip(recorder.layers, self._rows[part].unbind(1), strict=True))
+            if self._given is not None:
+                self._given = self._given.to(images.device)
+                recorder.rows = dict(zip(recorder.layers, self._given[part].unbind(1), strict=True))
                 return
             look(images, **options)
             rows = tuple(recorder.rows[layer] for layer in recorder.layers)
             if part.start == 0:
-                self._rows = self._room(rows)
-            if self._rows is not None:
-                torch.stack(rows, dim=1, out=self._rows[part])
+                self._made = self._room(rows)
+            if self._made is not None:
+                torch.stack(rows, dim=1, out=self._made[part])
 
         return passed
 
@@ -95,15 +97,9 @@ class Targets:
     def _keep(self, path: Path, rows: Tensor) -> None:
         """Writes the file, whole or not at all."""
         try:
-            if not self._fits(rows.nbytes):
-                return
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(prefix=".", dir=self.folder) as own:  # others may write the same file
-                partial = Path(own, path.name)
-                save_file({"rows": rows.cpu().contiguous()}, partial)
-                with partial.open("rb") as written:
-                    os.fsync(written.fileno())
-                partial.replace(path)
+            if self._fits(rows.nbytes):
+                with atomic_file(path, by=self.cell) as partial:
+                    save_file({"rows": rows.cpu().contiguous()}, partial)
         except (OSError, SafetensorError) as error:
             log.warning(f"{path}: the source's attention is not kept for other cells: {error}")
             self.limit = 0
@@ -125,7 +121,7 @@ def _size(folder: Path) -> int:
     """Bytes of a folder's files, what killed processes have left included, of those that do not vanish
     meanwhile."""
     sizes = 0
-    for path in folder.rglob("*.safetensors"):
+    for path in folder.glob("*"):
         try:
             sizes += path.stat().st_size
         except FileNotFoundError:

@@ -103,7 +103,7 @@ class Cell:
             "images": self.pixels.hashes(self.train["image"]),
         }
         name = fingerprint(parts, [self.source])
-        return Targets(folder / name, seed, 1e9 * self.settings.targets_gb)
+        return Targets(folder / name, seed, 1e9 * self.settings.targets_gb, self.method.name)
 
 
 def main() -> None:

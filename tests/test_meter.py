@@ -76,16 +76,8 @@ def test_the_cost_lies_beside_the_state_and_in_no_output(
     monkeypatch.chdir(tmp_path)
     pixels = str(packed(tmp_path, images(tmp_path)).path)
     options = ["--method", "baseline", "--pixels", pixels, "--train", "train.csv", "--val", "val.csv"]
-    options += [
-        "--source",
-        "source.safetensors",
-        "--state",
-        "state",
-        "--targets",
-        "targets",
-        "--output",
-        "out",
-    ]
+    options += ["--source", "source.safetensors", "--state", "state", "--output", "out"]
+    options += ["--targets", "targets"]
     monkeypatch.setattr("sys.argv", ["finetune", *options])
     finetune.main()
     assert sorted(path.name for path in Path("out").iterdir()) == ["history.csv", "seed3.safetensors"]

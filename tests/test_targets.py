@@ -86,12 +86,20 @@ def test_what_is_used_least_recently_makes_room_but_not_for_its_own_sweep(tmp_pa
 
 
 def test_what_a_killed_process_has_left_counts(tmp_path: Path) -> None:
-    left = tmp_path / "targets/key/.left/0-0-0.safetensors"
+    left = tmp_path / "targets/key/.0-0-0.safetensors.gta-1.partial"
     left.parent.mkdir(parents=True)
     left.write_bytes(bytes(1000))
     targets = Targets(tmp_path / "targets/key", 0, 1e6)
     assert targets._fits(999_000)
     assert not targets._fits(999_001)
+
+
+def test_a_cell_writes_over_what_it_left_when_it_was_killed(tmp_path: Path) -> None:
+    left = tmp_path / "targets/key/.0-0-0.safetensors.gta-1.partial"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(bytes(1000))
+    trained(tmp_path, "gta-1", Targets(left.parent, 0, ROOM, "gta-1"), epochs=1)
+    assert [path.name for path in left.parent.iterdir()] == ["0-0-0.safetensors"]
 
 
 def test_an_epoch_that_is_too_large_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
