@@ -74,9 +74,7 @@ def lacking(ground: Ground, clone: Repository) -> str:
     wrong = [
         name
         for name in mine.keys() | theirs.keys()
-        if name.startswith(SHARED)
-        and not name.startswith(FORGOTTEN)
-        and mine.get(name) != theirs.get(name)
+        if name.startswith(SHARED) and not name.startswith(FORGOTTEN) and mine.get(name) != theirs.get(name)
     ]
     return f"not as they were: {', '.join(sorted(wrong)[:3])}" if wrong else ""
 
