@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from gta.crops import Resident, sent
+from gta.crops import Resident, memory_to_cut, sent
 from gta.pixels import Pixels
 from gta.views import Crop, View, box_mask, centre_mask, centre_view, draw, train_view
 
@@ -129,13 +129,15 @@ def train_loader(
     """Batches of views (B, views, 3, size, size), uint8, and labels (B); set the sampler's epoch before
     each.
 
-    On a GPU they are cut there, where the images leave half of it free and no policy has to see them first.
+    On a GPU they are cut there, where that takes less than half of its memory and no policy has to see them
+    first.
     """
     sampler = Epochs(len(images.labels), batch_size, images.seed)
     if device.type == "cuda" and images.crop.augment is None:
-        if images.pixels.nbytes(images.names) < torch.cuda.mem_get_info(device)[0] / 2:
+        # half of all its memory, not of what is free: a view's bits must not depend on who else is there
+        if memory_to_cut(images.pixels, images.names, batch_size) < torch.cuda.mem_get_info(device)[1] / 2:
             return OnDevice(images, sampler, device), sampler
-        log.info("the images do not fit on the GPU: they are cut on the CPU")
+        log.info("the images take half of the GPU's memory or more: they are cut on the CPU")
     loader = DataLoader(
         images,
         batch_sampler=sampler,

@@ -1,7 +1,8 @@
 """Views cut on the device: a list's decoded images lie there, and each step crops, resizes and flips a batch.
 
 The same boxes and the same bicubic filter as Pillow's in `gta.views`: what differs is rounding, by a level or
-two of 255 (tests/test_crops.py).
+two of 255 (tests/test_crops.py), and more beside pure black or white, where the filter overshoots: Pillow
+cuts that off after each side, the cheaper of which is first.
 """
 
 from __future__ import annotations
@@ -17,6 +18,18 @@ from gta.views import View
 
 A = -0.5
 """Of the bicubic kernel (Keys, 1981), as Pillow has it."""
+
+
+PER_PIXEL = 60
+"""Bytes that cutting takes for each pixel of a batch's images, and of what lies between them and their views:
+35 and 25, about."""
+
+
+def memory_to_cut(pixels: Pixels, names: Sequence[str], batch_size: int) -> int:
+    """Bytes of the device, about, that the images take, and the cutting of the largest batch of them."""
+    heights, widths = zip(*(pixels[name].shape[:2] for name in names), strict=True)
+    largest: int = max(heights) * max(widths)
+    return pixels.nbytes(names) + batch_size * largest * PER_PIXEL
 
 
 class Resident:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from gta.batches import OnDevice, TrainImages, train_loader
-from gta.crops import Resident
+from gta.crops import PER_PIXEL, Resident, memory_to_cut
 from gta.pixels import Pixels, pack
 from gta.views import Crop, View, centre_box, centre_view
 
@@ -55,6 +55,19 @@ def test_batches_are_those_of_the_loader(pixels: Pixels, size: int, views: int) 
             gap = (got.int() - expected.int()).abs()
             assert gap.max() <= 2
             assert (gap > 1).float().mean() < 0.001
+
+
+def test_the_device_cuts_what_half_of_it_holds_however_much_is_free(
+    pixels: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = pd.DataFrame({"image": names(), "label": range(len(SIZES))})
+    images = TrainImages(pixels, rows, 16, Crop((0.1, 1.0), (3 / 4, 4 / 3), 0.5), 3)
+    needed = 3 * sum(width * height for width, height in SIZES) + 2 * 120 * 200 * PER_PIXEL
+    assert memory_to_cut(pixels, names(), 2) == needed
+    monkeypatch.setattr("gta.batches.OnDevice", lambda *_: "on the device")
+    for free, total, cut in ((0, 2 * needed + 2, True), (2 * needed, 2 * needed, False)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, told=(free, total): told)
+        assert (train_loader(images, 2, 0, torch.device("cuda"))[0] == "on the device") == cut
 
 
 @pytest.mark.parametrize("share", [1.0, 0.875])
