@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
+import re
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -21,7 +24,17 @@ def described(device: torch.device) -> str:
     """The device in words, for the log."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)} (CUDA)"
-    return f"the CPU, {torch.get_num_threads()} threads; torch sees no GPU"
+    return f"the CPU ({_processor()}), {torch.get_num_threads()} threads; torch sees no GPU"
+
+
+def _processor() -> str:
+    """Its name, and the widest instructions that torch uses of it."""
+    try:
+        named = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except FileNotFoundError:
+        named = None
+    name = named[1] if named else platform.processor() or platform.machine()
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def make_deterministic() -> None:

@@ -7,13 +7,14 @@ same bits, whoever has computed them. A file that is missing or cannot be read i
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError
@@ -26,6 +27,8 @@ from gta.shards import rank
 
 log = logging.getLogger(__name__)
 
+USED = "used"
+"""A file that all who use the folder hold locked."""
 LARGEST = 2**30
 """Bytes of an epoch's rows, which lie in memory as long as it lasts; of a larger one nothing is kept."""
 
@@ -34,19 +37,21 @@ class Targets:
     """One seed's rows, a file an epoch.
 
     folder: named by all but the seed that the rows depend on, so that a sweep shares it; limit: bytes that it
-    and the folders beside it may take. Those used least recently make room; what does not fit even so is
-    computed each time. cell: which of the sweep's this is.
+    and the folders beside it may take. Those that no process uses make room, the least recent first; what
+    does not fit even so is computed each time. cell: which of the sweep's this is.
     """
 
     def __init__(self, folder: Path, seed: int, limit: float, cell: str = "") -> None:
         self.folder, self.seed, self.limit, self.cell = folder, seed, limit, cell
         self.read = 0
-        """Images whose rows were read, so far."""
+        """Images of the epochs whose rows this process has read, so far, each of several its part."""
         self._given: Tensor | None = None
         """Of the epoch: (images, layers, heads, tokens), in its order."""
         self._made: Tensor | None = None
         """The same, where the source makes them."""
         self._next = self._images = 0
+        self._used: IO[str] | None = None
+        """A file of the folder, locked as long as it is used."""
 
     @contextmanager
     def epoch(self, number: int, images: int) -> Iterator[None]:
@@ -56,7 +61,7 @@ class Targets:
         self._next, self._images = 0, images
         yield
         if self._given is not None:
-            self.read += self._next
+            self.read += images
         elif self._made is not None:
             self._keep(path, self._made[: self._next])
         self._given = self._made = None
@@ -80,10 +85,23 @@ class Targets:
 
         return passed
 
+    def _use(self) -> None:
+        """Keeps the folder from others who make room, as long as this object lives; where files cannot be
+        locked, as on some network drives, it does not."""
+        while self._used is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # removed meanwhile, by who makes room
+                file = (self.folder / USED).open("a+")
+                with suppress(OSError):
+                    fcntl.flock(file, fcntl.LOCK_SH)
+                if os.path.samestat(os.fstat(file.fileno()), (self.folder / USED).stat()):
+                    self._used = file
+
     def _stored(self, path: Path) -> Tensor | None:
         try:
             rows = load_file(path)["rows"].clone()  # else it lies in the file, which may vanish
             os.utime(self.folder)  # used last
+            self._use()
         except (OSError, SafetensorError, KeyError):
             return None
         return rows
@@ -98,6 +116,7 @@ class Targets:
         """Writes the file, whole or not at all."""
         try:
             if self._fits(rows.nbytes):
+                self._use()
                 with atomic_file(path, by=self.cell) as partial:
                     save_file({"rows": rows.cpu().contiguous()}, partial)
         except (OSError, SafetensorError) as error:
@@ -109,11 +128,11 @@ class Targets:
         everything = self.folder.parent
         others = [folder for folder in everything.glob("*") if folder != self.folder]
         sizes = {folder: _size(folder) for folder in [*others, self.folder]}
-        for folder in sorted(others, key=_used):
+        for folder in sorted(others, key=_last_use):
             if sum(sizes.values()) + size <= self.limit:
                 break
-            shutil.rmtree(folder, ignore_errors=True)
-            del sizes[folder]
+            if _removed(folder):
+                del sizes[folder]
         return sum(sizes.values()) + size <= self.limit
 
 
@@ -129,7 +148,22 @@ def _size(folder: Path) -> int:
     return sizes
 
 
-def _used(folder: Path) -> float:
+def _removed(folder: Path) -> bool:
+    """Removes a folder, but not where a process reads or writes its rows."""
+    with ExitStack() as contexts:
+        with suppress(FileNotFoundError):
+            file = contexts.enter_context((folder / USED).open("r+"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            except OSError:  # no file can be locked here
+                pass
+        shutil.rmtree(folder, ignore_errors=True)
+    return True
+
+
+def _last_use(folder: Path) -> float:
     """When a folder was last used; a vanished one, never."""
     try:
         return folder.stat().st_mtime

@@ -37,6 +37,7 @@ from gta.precision import (
     described,
     make_deterministic,
     pick_device,
+    takes_bf16,
 )
 from gta.processes import launch, launched, together
 from gta.scope import merge, restrict
@@ -55,7 +56,6 @@ OF_TARGETS = {
     "crop_scale",
     "deterministic",
     "flip",
-    "precision",
     "rand_augment",
 }
 """Settings, beside the mixing's and GTA's layers, by which what the source says differs: in its last bit at
@@ -98,6 +98,7 @@ class Cell:
             "layers": self.settings.gta.layers,
             "mixing": mixing and [mixing, getattr(self.settings, mixing).model_dump()],
             "device": described(self.device),
+            "bf16": takes_bf16(self.settings.precision, self.device),
             "processes": processes(),
             "list": self.train[["image", "label"]].to_csv(index=False),
             "images": self.pixels.hashes(self.train["image"]),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
@@ -13,9 +16,10 @@ from tiny import images as noise
 from tiny import packed, settings, source_file, training
 
 import gta.targets
+from gta.attention import LogitRecorder
 from gta.methods import parse_method
-from gta.precision import pick_device
-from gta.targets import Targets
+from gta.precision import pick_device, takes_bf16
+from gta.targets import Targets, _removed
 from gta.train import Trained, train
 from stages.finetune import Cell
 
@@ -73,7 +77,7 @@ def test_another_seed_and_a_damaged_epoch_are_computed(tmp_path: Path) -> None:
 
 def test_what_is_used_least_recently_makes_room_but_not_for_its_own_sweep(tmp_path: Path) -> None:
     trained(tmp_path, "gta-1", Targets(tmp_path / "targets/first", 0, ROOM), epochs=1)
-    (file,) = (tmp_path / "targets/first").iterdir()
+    (file,) = (tmp_path / "targets/first").glob("*.safetensors")
     size = file.stat().st_size
     trained(tmp_path, "gta-1", Targets(tmp_path / "targets/second", 0, ROOM), epochs=1)
     for age, name in enumerate(("second", "first")):
@@ -83,6 +87,65 @@ def test_what_is_used_least_recently_makes_room_but_not_for_its_own_sweep(tmp_pa
     trained(tmp_path, "gta-1", Targets(tmp_path / "targets/third", 1, 2.5 * size), seed=1, epochs=3)
     kept = sorted(path.name for path in (tmp_path / "targets").rglob("*.safetensors"))
     assert kept == ["0-0-0.safetensors", "1-0-0.safetensors"]
+
+
+def test_what_another_sweep_uses_makes_no_room(tmp_path: Path) -> None:
+    first = Targets(tmp_path / "targets/first", 0, ROOM)
+    trained(tmp_path, "gta-1", first, epochs=1)
+    (file,) = (tmp_path / "targets/first").glob("*.safetensors")
+    limit = 1.5 * file.stat().st_size
+    trained(tmp_path, "gta-1", Targets(tmp_path / "targets/second", 0, limit), epochs=1)
+    assert not (tmp_path / "targets/second").exists()
+    del first
+    trained(tmp_path, "gta-1", Targets(tmp_path / "targets/second", 0, limit), epochs=1)
+    assert [path.name for path in (tmp_path / "targets").iterdir()] == ["second"]
+
+
+def test_where_no_file_can_be_locked_rows_are_kept_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(gta.targets.fcntl, "flock", refuse)
+    first = Targets(tmp_path / "targets/first", 0, ROOM)
+    trained(tmp_path, "gta-1", first, epochs=1)
+    (file,) = (tmp_path / "targets/first").glob("*.safetensors")
+    assert trained(tmp_path, "gta-1", first, epochs=1)[2] == 0
+    limit = 1.5 * file.stat().st_size
+    trained(tmp_path, "gta-1", Targets(tmp_path / "targets/second", 0, limit), epochs=1)
+    assert [path.name for path in (tmp_path / "targets").iterdir()] == ["second"]
+
+
+def test_a_folder_that_is_removed_while_it_is_taken_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, lock = tmp_path / "targets/key", gta.targets.fcntl.flock
+
+    def remove_first(file: IO[str], how: int) -> None:
+        monkeypatch.setattr(gta.targets.fcntl, "flock", lock)
+        shutil.rmtree(kept)
+        lock(file, how)
+
+    monkeypatch.setattr(gta.targets.fcntl, "flock", remove_first)
+    targets = Targets(kept, 0, ROOM)
+    targets._use()
+    assert not _removed(kept)
+    del targets
+    assert _removed(kept)
+
+
+def test_an_epoch_that_is_read_counts_whole_where_processes_share_it(tmp_path: Path) -> None:
+    kept = [Targets(tmp_path / "targets/key", 0, ROOM) for _ in range(2)]
+    recorder = LogitRecorder([0])
+
+    def look(images: torch.Tensor) -> None:
+        recorder.rows = {0: images.mean(1)}
+
+    for targets in kept:
+        with targets.epoch(0, 10):
+            targets.instead(look, recorder)(torch.randn(5, 3, 2, 4))  # this process's part of ten
+    assert [targets.read for targets in kept] == [0, 10]
 
 
 def test_what_a_killed_process_has_left_counts(tmp_path: Path) -> None:
@@ -99,7 +162,7 @@ def test_a_cell_writes_over_what_it_left_when_it_was_killed(tmp_path: Path) -> N
     left.parent.mkdir(parents=True)
     left.write_bytes(bytes(1000))
     trained(tmp_path, "gta-1", Targets(left.parent, 0, ROOM, "gta-1"), epochs=1)
-    assert [path.name for path in left.parent.iterdir()] == ["0-0-0.safetensors"]
+    assert sorted(path.name for path in left.parent.iterdir()) == ["0-0-0.safetensors", "used"]
 
 
 def test_an_epoch_that_is_too_large_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,8 +196,10 @@ def name_of(folder: Path, method: str, **changes: object) -> str:
     return "none" if targets is None else targets.folder.name
 
 
-def test_cells_share_what_their_source_sees_alike(tmp_path: Path) -> None:
+def test_cells_share_what_their_source_sees_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = name_of(tmp_path, "gta-1")
+    auto = "bf16" if takes_bf16("auto", pick_device()) else "fp32"
+    assert name_of(tmp_path, "gta-1", precision="auto") == name_of(tmp_path, "gta-1", precision=auto)
     for method, changes in (
         ("gta-0.1", {}),
         ("gta-1+l2sp-0.01", {}),
@@ -155,7 +220,8 @@ def test_cells_share_what_their_source_sees_alike(tmp_path: Path) -> None:
             ("gta-1", {"gta": {"layers": [-1]}}),
         )
     ]
-    assert len({own, *others}) == 9
+    monkeypatch.setattr("gta.precision._processor", lambda: "another")
+    assert len({own, *others, name_of(tmp_path, "gta-1")}) == 10
     for method, changes in (
         ("baseline", {}),
         ("gta-0", {}),
