@@ -30,8 +30,8 @@ def launch(count: int, module: str) -> None:
     """Runs this command, `python -m module ...`, as `count` processes, and waits for them to end.
 
     The first failure ends all. Nothing of them outlives this process, however it ends.
-    Raises InputError where one of them raised it, or was killed, and where there are fewer GPUs; RuntimeError
-    with the traceback of any other error.
+    Raises InputError where one of them raised it, and where there are fewer GPUs; SystemExit where one was
+    killed, which is no mistake of the user's; RuntimeError with the traceback of any other error.
     """
     # here: the launcher's modules take a while, and only a cell of several processes needs them
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
@@ -70,7 +70,7 @@ def launch(count: int, module: str) -> None:
     os.kill(os.getpid(), ended)
 
 
-def _cause(error: ChildFailedError, count: int) -> InputError | RuntimeError:
+def _cause(error: ChildFailedError, count: int) -> InputError | SystemExit | RuntimeError:
     """What went wrong. After a first failure others follow, as the group has lost a member."""
     tracebacks = []
     for number, failure in sorted(error.failures.items()):
@@ -83,7 +83,7 @@ def _cause(error: ChildFailedError, count: int) -> InputError | RuntimeError:
     for number, failure in sorted(error.failures.items()):
         if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:  # which the launcher sends the rest
             why = " (by hand, or for want of memory)" if failure.exitcode == -signal.SIGKILL else ""
-            return InputError(f"process {number} of {count} was ended by {failure.signal_name()}{why}")
+            return SystemExit(f"process {number} of {count} was ended by {failure.signal_name()}{why}")
     return RuntimeError("\n".join(tracebacks) or str(error))
 
 

@@ -38,9 +38,9 @@ def test_an_input_error_comes_before_what_follows_from_it(tmp_path: Path) -> Non
     assert str(cause) == "a.png: no such image"
 
 
-def test_a_process_that_was_killed_is_named(tmp_path: Path) -> None:
+def test_a_process_that_was_killed_is_named_but_is_no_mistake_of_the_users(tmp_path: Path) -> None:
     cause = _cause(failed(tmp_path, LOST, signal.SIGKILL, signal.SIGTERM), 3)
-    assert isinstance(cause, InputError)
+    assert isinstance(cause, SystemExit)  # `make cluster` tries the stage again
     assert str(cause) == "process 1 of 3 was ended by SIGKILL (by hand, or for want of memory)"
 
 
