@@ -46,9 +46,9 @@ def wait_for(what: Callable[[], Any], seconds: float = 120) -> Any:
     return found
 
 
-def started(repository: Repository) -> subprocess.Popen[str]:
+def started(repository: Repository, command: list[str] = COMMAND) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        COMMAND,
+        command,
         cwd=repository.path,
         env=repository.environment,
         text=True,
@@ -290,6 +290,35 @@ def test_a_stopped_head_leaves_nothing_running_and_the_next_repeats_nothing(
     output = stubs.run(*COMMAND)
     assert "finetune@15-a" not in done(output)
     assert ran(stubs) == trained
+
+
+def test_the_lock_file_is_written_while_workers_work(stubs: Repository) -> None:
+    """When its time has come, not when the next of them ends."""
+    grid(stubs, "a", "slow")
+    soon = "from tools.cluster import grid, __main__; grid.WRITE_EVERY = 8; __main__.main()"
+    with started(stubs, ["python", "-c", soon]) as head:
+        wait_for(lambda: [*(stubs.path / "runs/cluster/tasks/evaluate@15-a").glob("*/result.json")])
+        assert not (stubs.path / "dvc.lock").exists()
+        wait_for(lambda: (stubs.path / "dvc.lock").exists() and b"finetune@15-a:" in lock(stubs), 30)
+        assert head.poll() is None
+        head.send_signal(signal.SIGINT)
+        head.communicate(timeout=60)
+
+
+def test_what_a_killed_head_and_worker_have_begun_is_mended(stubs: Repository) -> None:
+    stubs.run(*COMMAND)
+    whole, trained = lock(stubs), ran(stubs)
+    (stubs.path / "dvc.lock").write_bytes(whole[: len(whole) // 2])
+    output = stubs.run(*COMMAND)
+    assert "dvc.lock was damaged: " in output
+    assert set(done(output)) <= {"aggregate"}
+    assert (lock(stubs), ran(stubs)) == (whole, trained)
+    for entry in (stubs.path / ".dvc/cache/runs").glob("*/*/*"):
+        entry.unlink()  # DVC would say: join() argument must be str
+        os.utime(entry.parent, (0, 0))
+    (stubs.path / "dvc.lock").unlink()
+    assert "finetune@15-a" in done(stubs.run(*COMMAND))
+    assert lock(stubs) == whole
 
 
 def test_a_second_head_is_refused(stubs: Repository) -> None:

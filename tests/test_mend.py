@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 from repository import ENVIRONMENT, ROOT
 
-from tools.mend import entries, is_valid, joined
+import tools.mend
+from tools.mend import entries, is_valid, joined, tidy
 
 PIPELINE = """
 stages:
@@ -110,13 +112,29 @@ def test_a_list_of_users_that_is_none_is_removed(project: Path) -> None:
 def test_an_entry_of_the_run_cache_that_was_begun_alone_is_removed(project: Path) -> None:
     """With it DVC 3.67 could never again run the stage."""
     for file in (project / ".dvc/cache/runs").glob("*/*/*"):
-        file.rename(file.with_name(".tmp"))
+        begun = file.rename(file.with_name(".tmp"))
+        for path in (begun, begun.parent):
+            os.utime(path, (0, 0))
     whole = (project / "dvc.lock").read_text()
     (project / "dvc.lock").unlink()
     mend(project)
     assert not list((project / ".dvc/cache/runs").glob("*/*"))
     assert run(project, "dvc", "repro").count("Running stage") == 3
     assert (project / "dvc.lock").read_text() == whole
+
+
+def test_an_entry_of_the_run_cache_that_somebody_is_at_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker, or a colleague who shares the cache, writes it in this moment."""
+    entry = tmp_path / "ab/abc"
+    entry.mkdir(parents=True)
+    (entry / ".tmp").write_text("beg")
+    written = entry / ("0" * 64)
+    monkeypatch.setattr(tools.mend.time, "sleep", lambda _: (entry / ".tmp").rename(written))
+    tidy(entry)
+    assert [*entry.iterdir()] == [written]
+    tidy(tmp_path / "none")
 
 
 def test_a_half_written_object_goes_unless_others_share_the_cache(project: Path) -> None:

@@ -1,12 +1,12 @@
 """Mends what a DVC that was killed while it wrote has left: its lock file, its list of users, its run cache.
 
-    python -m tools.mend                   # `make repro` does it first; says nothing where all is well
+    python -m tools.mend      # `make repro` does it first; says nothing where all is well
 
 DVC 3.67 writes the first two in place. A kill, or a full disk, in that moment leaves a dvc.lock that ends in
 the middle, which DVC then refuses to read. What is whole of it is kept; entries that are gone are taken from
 the last commit, and what is not there either DVC finds in its run cache. An entry of that is a folder, made
 before its file: one that is empty stops DVC for good ("join() argument must be str"). Half-written objects of
-the cache go.
+the cache go. `make cluster` mends all but those, the run cache entry by entry.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import json
 import logging
 import re
 import subprocess
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -40,20 +41,16 @@ ENTRY = re.compile(r"^  (\S.*):$", re.MULTILINE)
 """The first line of a stage in a lock file."""
 HASH = re.compile("[0-9a-f]{64}")
 """Name of a file of the run cache; DVC writes to another one first."""
+YOUNG = 10.0
+"""Seconds after which nobody is still at an entry, whose writing takes some milliseconds."""
 
 
 def main() -> None:
-    TMP.mkdir(parents=True, exist_ok=True)
     with _alone():
-        for path in [Path("dvc.lock"), *sorted(Path("pipelines").rglob("dvc.lock"))]:
-            text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-            if not is_valid(text):
-                _mend(path, text)
-        if USERS.exists() and not _is_json(USERS):
-            USERS.unlink()
-            logger.info("%s was damaged: removed", USERS)
+        mend_files()
         cache = Path(Config(".dvc")["cache"].get("dir", CACHE))
-        _tidy(cache / "runs")
+        for entry in (cache / "runs").glob("*/*"):
+            tidy(entry)
         if cache == CACHE:  # in one that others share they may be at work
             for file in (cache / "files/md5").glob(".*.tmp"):
                 file.unlink()
@@ -62,7 +59,9 @@ def main() -> None:
 @contextmanager
 def _alone() -> Iterator[None]:
     """While no DVC writes. Raises InputError where one does for long."""
-    lock = make_lock(str(TMP / "lock"), tmp_dir=str(TMP))
+    TMP.mkdir(parents=True, exist_ok=True)
+    hard = Config(".dvc")["core"].get("hardlink_lock", False)
+    lock = make_lock(str(TMP / "lock"), tmp_dir=str(TMP), hardlink_lock=hard)
     try:
         lock.lock()
     except LockError:
@@ -71,6 +70,17 @@ def _alone() -> Iterator[None]:
         yield
     finally:
         lock.unlock()
+
+
+def mend_files() -> None:
+    """Mends the lock files and the list of users. No DVC may write meanwhile."""
+    for path in [Path("dvc.lock"), *sorted(Path("pipelines").rglob("dvc.lock"))]:
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        if not is_valid(text):
+            _mend(path, text)
+    if USERS.exists() and not _is_json(USERS):
+        USERS.unlink()
+        logger.info("%s was damaged: removed", USERS)
 
 
 def _mend(path: Path, text: str) -> None:
@@ -93,15 +103,34 @@ def _mend(path: Path, text: str) -> None:
     )
 
 
-def _tidy(runs: Path) -> None:
-    """Removes entries of the run cache that were begun alone."""
-    for entry in runs.glob("*/*"):
-        for file in entry.iterdir():
-            if not HASH.fullmatch(file.name):
-                file.unlink()
-        if not any(entry.iterdir()):
+def tidy(entry: Path) -> None:
+    """Removes what was begun alone from a folder of the run cache, and the folder if it is empty then. Where
+    somebody may be at it just now, it waits."""
+    if any(map(_is_young, _begun(entry))):
+        time.sleep(YOUNG)
+    begun = _begun(entry)
+    with suppress(OSError):  # who shares the cache tidies too, or has written meanwhile
+        for path in begun:
+            if path != entry:
+                path.unlink(missing_ok=True)
+        if begun:
             entry.rmdir()
             logger.info("%s was empty: removed", entry)
+
+
+def _begun(entry: Path) -> list[Path]:
+    """Of a folder of the run cache, the files that DVC has not finished; the folder itself if it is empty."""
+    try:
+        files = [*entry.iterdir()]
+    except FileNotFoundError:
+        return []
+    return [path for path in files if not HASH.fullmatch(path.name)] if files else [entry]
+
+
+def _is_young(path: Path) -> bool:
+    with suppress(FileNotFoundError):  # finished meanwhile
+        return time.time() - path.stat().st_mtime < YOUNG
+    return False
 
 
 def is_valid(text: str) -> bool:

@@ -21,9 +21,11 @@ class Clock:
     def __init__(self, path: Path = SECONDS) -> None:
         self.path = path
         self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+        self._estimate()
 
     def took(self, name: str, seconds: float) -> None:
         self.seconds[name] = seconds
+        self._estimate()
         with atomic_file(self.path) as partial:
             partial.write_text(json.dumps(self.seconds, indent=1, sort_keys=True))
 
@@ -31,9 +33,15 @@ class Clock:
         """What the stage took last, or others of its kind, or all others. None where nothing is known."""
         if stage.addressing in self.seconds:
             return self.seconds[stage.addressing]
-        alike = [took for name, took in self.seconds.items() if name.startswith(f"{kind_of(stage)}@")]
-        known = alike or list(self.seconds.values())
-        return fmean(known) if known else None
+        return self._means.get(kind_of(stage.addressing), self._mean)
+
+    def _estimate(self) -> None:
+        """Means of each kind, and of all: the head asks for all stages at every look."""
+        kinds: dict[str, list[float]] = {}
+        for name, seconds in self.seconds.items():
+            kinds.setdefault(kind_of(name), []).append(seconds)
+        self._means = {kind: fmean(seconds) for kind, seconds in kinds.items()}
+        self._mean = fmean(self.seconds.values()) if self.seconds else None
 
     def ahead(self, grid: Grid, open_stages: Iterable[Any]) -> dict[str, float]:
         """Seconds from the start of each stage to the end of the longest chain of stages that wait for it.

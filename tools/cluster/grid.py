@@ -6,16 +6,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from dvc.repo import Repo
 from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
-from dvc.stage.cache import RunCacheNotFoundError
+from dvc.stage.cache import RunCacheNotFoundError, _get_stage_hash
 from dvc_data.hashfile.hash_info import HashInfo
 
+from tools.mend import mend_files, tidy
+
 WRITE_EVERY = 60.0
-"""Seconds between two writes of dvc.lock, whose cost grows with the grid. What is not yet in it when the head
-is killed is in the run cache, and restored from there."""
+WRITE_SHARE = 0.02
+"""dvc.lock is written after so many seconds, or as many more as make its writing, whose cost grows with the
+grid, this share of the time. What is not yet in it when the head is killed is in the run cache, and restored
+from there."""
 
 
 @dataclass
@@ -29,8 +34,8 @@ class Grid:
     """Stages whose outputs lie in the working tree, by name; a changed one may wait for the lock file."""
     changed: dict[str, Any] = field(default_factory=dict)
     """Those of `settled` whose entry in the lock file is to be written."""
-    written: float = field(default_factory=time.monotonic)
-    """When the lock file was."""
+    next_write: float = field(default_factory=lambda: time.monotonic() + WRITE_EVERY)
+    """When the lock file is to be written again."""
 
     def above(self, stage: Any) -> list[Any]:
         """The stages whose outputs it reads."""
@@ -50,6 +55,7 @@ def opened() -> Iterator[Grid]:
     """The grid of this folder's pipeline."""
     with Repo(_wait_for_lock=True) as repo:
         with repo.lock:
+            mend_files()
             graph = get_active_graph(repo.index.graph)
             steps = plan_repro(graph, collect_stages(repo, ["dvc.yaml"]))
         yield Grid(repo, graph, steps)
@@ -71,6 +77,7 @@ def restore(grid: Grid, stage: Any) -> bool:
     """
     if not _cached(grid, stage, run_cache=False):
         stage.save_deps()
+        clear_begun(grid, stage)
         for out in stage.outs:
             out.hash_info = HashInfo()
         if not _cached(grid, stage, run_cache=True):
@@ -79,6 +86,12 @@ def restore(grid: Grid, stage: Any) -> bool:
     grid.repo.stage_cache.restore(stage)
     keep(grid, stage)
     return True
+
+
+def clear_begun(grid: Grid, stage: Any) -> None:
+    """Removes what a killed worker has begun of the stage's entry in the run cache: DVC fails over it."""
+    key = _get_stage_hash(stage)
+    tidy(Path(grid.repo.stage_cache.cache_dir, key[:2], key))
 
 
 def _cached(grid: Grid, stage: Any, *, run_cache: bool) -> bool:
@@ -102,6 +115,7 @@ def write(grid: Grid, *, last: bool = False) -> None:
 
     That is why it stops at the first stage that is not settled; not with `last`, as `dvc repro -k`.
     """
+    started = time.monotonic()
     due: list[Any] = []
     for stage in grid.steps:
         if stage.addressing not in grid.settled and not last:
@@ -114,4 +128,5 @@ def write(grid: Grid, *, last: bool = False) -> None:
             mine[0].dvcfile.dump_stages(mine, update_pipeline=False)
     for stage in due:
         del grid.changed[stage.addressing]
-    grid.written = time.monotonic()
+    took = time.monotonic() - started
+    grid.next_write = started + max(WRITE_EVERY, took / WRITE_SHARE)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from tools.cluster.clock import Clock, size_of
-from tools.cluster.grid import WRITE_EVERY, Grid, keep, restore, settle, write
+from tools.cluster.grid import Grid, keep, restore, settle, write
 from tools.cluster.local import Local
 from tools.cluster.settings import Cluster
 from tools.cluster.slurm import Slurm
@@ -24,8 +24,10 @@ from tools.cluster.task import FOLDER, Task, kind_of, log_of, snapshot, write_ta
 log = logging.getLogger(__name__)
 
 LINE = "{desc} {n_fmt}/{total_fmt} {bar} {postfix}"
-LOOK_EVERY = 0.2
+LOOK_EVERY = 0.05
 """Seconds between two looks at the workers."""
+SHOW_EVERY = 1.0
+"""Seconds between two estimates of the time that is left."""
 
 
 class Head:
@@ -45,6 +47,7 @@ class Head:
         self.failed: dict[str, str] = {}
         """Why, by stage; nothing where it was left out, since a stage above has failed."""
         self.code: Path | None = None
+        self.next_show = 0.0
 
     @property
     def running(self) -> list[Task]:
@@ -65,9 +68,13 @@ class Head:
             while self.due or self.running:
                 self._start()
                 self._show(bar, stale)
+                if self.grid.changed and time.monotonic() > self.grid.next_write:
+                    with self.grid.repo.lock:
+                        write(self.grid)
                 time.sleep(LOOK_EVERY)
                 ended = [task for pool in self.pools for task in pool.ended()]
                 if ended:
+                    self._start()  # first: no worker waits until others' outputs are taken in
                     self._take_in(ended)
                 if interrupted.is_set():
                     raise KeyboardInterrupt
@@ -99,7 +106,7 @@ class Head:
 
     def _start(self) -> None:
         """Starts what there is room for, the longest way to go first."""
-        if not self.due:
+        if not any(self._pool(stage).room for stage in self.due):
             return
         chain = self.clock.ahead(self.grid, [*self.due, *self.waiting])
         self.due.sort(key=lambda stage: (chain[stage.addressing], size_of(stage)), reverse=True)
@@ -113,7 +120,7 @@ class Head:
 
     def _in_tree(self, stage: Any) -> bool:
         """Whether it runs in this folder, not in a clone."""
-        return self.grid.by_hand(stage) or kind_of(stage) in self.cluster.settings.here
+        return self.grid.by_hand(stage) or kind_of(stage.addressing) in self.cluster.settings.here
 
     def _pool(self, stage: Any) -> Local | Slurm:
         return self.here if self._in_tree(stage) else self.away
@@ -128,7 +135,7 @@ class Head:
             self.code = snapshot(self.grid)
         environment = {}
         if self.away is not self.here:
-            cpus = self.cluster.of(kind_of(stage)).cpus
+            cpus = self.cluster.of(kind_of(stage.addressing)).cpus
             environment["OMP_NUM_THREADS"] = str(settings.threads or cpus)
         return write_task(self.grid, stage, self.code, settings.keep, environment)
 
@@ -137,8 +144,6 @@ class Head:
             for task in ended:
                 self._take(task)
             self._look()
-            if time.monotonic() - self.grid.written > WRITE_EVERY:
-                write(self.grid)
 
     def _take(self, task: Task) -> None:
         """Keeps what a worker has made, or lets it be tried again, or gives up the stage."""
@@ -163,6 +168,9 @@ class Head:
         log.error(f"{name}: {text}")
 
     def _show(self, bar: tqdm[Any], stale: int) -> None:
+        if time.monotonic() < self.next_show:
+            return
+        self.next_show = time.monotonic() + SHOW_EVERY
         running, waiting = self.running, [*self.due, *self.waiting]
         left = self.clock.left(self.grid, [*waiting, *(task.stage for task in running)], len(running))
         bar.n = stale - len(running) - len(waiting)

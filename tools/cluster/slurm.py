@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 ASK_EVERY = 5.0
 """Seconds between two calls of squeue, which one server answers for everybody."""
+LOOK_EVERY = 1.0
+"""Seconds between two looks for results, each a question to the file system."""
 MISSED = 2
 """How often squeue has to leave out a job before it is taken for lost: the result may take a moment."""
 REQUEUES = 1_000
@@ -68,7 +70,7 @@ class Slurm:
         self.running: dict[str, Task] = {}
         """By job."""
         self.missed: dict[str, int] = {}
-        self.asked = 0.0
+        self.asked = self.looked = 0.0
         self.states: dict[str, str] = {}
         """What squeue said last."""
 
@@ -109,6 +111,9 @@ class Slurm:
 
     def ended(self) -> list[Task]:
         """Tasks that have a result, and those whose job is no more, once each."""
+        if time.monotonic() - self.looked < LOOK_EVERY:
+            return []
+        self.looked = time.monotonic()
         self._ask()
         over = [
             job

@@ -15,7 +15,7 @@ from dvc.stage.serialize import to_pipeline_file, to_single_stage_lockfile
 
 from gta.atomic import atomic_file
 from gta.params.section import read_params
-from tools.cluster.grid import Grid
+from tools.cluster.grid import Grid, clear_begun
 
 FOLDER = Path("runs/cluster")
 """What the cluster keeps; git and DVC ignore it."""
@@ -34,7 +34,7 @@ class Task(NamedTuple):
 
     @property
     def kind(self) -> str:
-        return kind_of(self.stage)
+        return kind_of(self.name)
 
     def result(self) -> dict[str, Any]:
         """What its worker left: `status` (done, refused or failed), `text`, `seconds`."""
@@ -45,14 +45,14 @@ class Task(NamedTuple):
         return found
 
 
-def kind_of(stage: Any) -> str:
-    """`finetune` of `finetune@digits-100-gta-1`."""
-    return str(stage.addressing).rpartition(":")[2].partition("@")[0]
+def kind_of(name: str) -> str:
+    """`finetune` of the stage `finetune@digits-100-gta-1`."""
+    return name.rpartition(":")[2].partition("@")[0]
 
 
 def kinds(grid: Grid) -> set[str]:
     """Of all stages, those of a matrix that is empty now too."""
-    return {kind_of(stage) for stage in grid.steps} | set(read_params(Path("dvc.yaml"))["stages"])
+    return {kind_of(stage.addressing) for stage in grid.steps} | set(read_params(Path("dvc.yaml"))["stages"])
 
 
 def snapshot(grid: Grid) -> Path:
@@ -84,6 +84,7 @@ def write_task(
     Tasks of the same stage with other dependencies are left as they are.
     """
     stage.save_deps()
+    clear_begun(grid, stage)
     task = Task(stage, FOLDER.resolve() / "tasks" / stage.addressing / _get_stage_hash(stage)[:12])
     content: dict[str, Any] = {
         "name": task.name,
