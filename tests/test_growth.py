@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tools.growth import FAR, SPLITS, Cost, extended, measure, report
+from gta.params.section import read_params
+from tools.growth import FAR, FIRST, ROOT, SPLITS, Cost, extended, first_runs, measure, report, training
 
 
 @pytest.mark.parametrize("layout", SPLITS)
@@ -34,11 +35,41 @@ def test_what_is_far_follows_from_what_was_measured() -> None:
     assert table["first"].iloc[0] == pytest.approx((200 + 0.005 * 200**2) / 3600)
 
 
+def test_training_takes_its_images_times_the_time_of_each() -> None:
+    params = {
+        "grid": {
+            "datasets": ["a"],
+            "fractions": [50, 100],
+            "methods": ["baseline", "gta-1+transmix"],
+            "seeds": [0, 1],
+        },
+        "download": {"a": {"train": 1000}},
+        "split": {"val": 20},
+        "finetune": {"batch_size": 100, "epochs": 10, "min_steps": 60},
+    }
+    steps = {"batch": 50, "rows": [{"step": "plain", "ms": 100}, {"step": "GTA", "ms": 130}]}
+    images = 400 * 15 + 800 * 10  # 60 steps are 15 epochs of 4
+    assert training(params, steps) == pytest.approx(images * 2 * 0.23 / 50 / 3600)
+
+
+def test_a_whole_grid_is_run_in_each_way() -> None:
+    params = read_params(ROOT / "params.yaml")
+    params["grid"] |= {"fractions": [100], "methods": ["baseline"]}
+    table = first_runs(params)  # raises where `dvc repro` finds something left to do
+    assert table["by"].tolist() == [*FIRST]
+    assert table["stages"].tolist() == [10, 10]
+    assert (table[["first", "nothing"]] > 0).all(axis=None)
+
+
 def test_the_page_says_what_was_measured() -> None:
+    first = pd.DataFrame({"by": [*FIRST], "stages": 506, "first": [1800.0, 360.0], "nothing": [9.0, 8.0]})
     rows = [
         Cost(count, layout, 2 * count, 1.0, 2.0, 3.0 + count) for count in (100, 300) for layout in SPLITS
     ]
-    page = report(pd.DataFrame(rows))
-    assert page.count("\n## ") == 2
+    page = report(first, 5.0, pd.DataFrame(rows))
+    assert "506 stages" in page
+    assert "| `dvc repro`                |           0.50 |             10.0 |" in page
+    assert "|           0.10 |              2.0 |" in page
+    assert page.count("\n### ") == 2
     assert page.count("| yes") == 4
     assert page.count("| no ") == 2

@@ -2,21 +2,25 @@
 
     python -m tools.growth 100 300 1000 2000        # writes docs/growth.md
 
-For each number of cells a project is built in a temporary folder: the real dvc.yaml and code files, each
-command replaced by one that writes its outputs' names into them. DVC's own code makes the lock entries of all
-stages at once (a first `dvc repro`, which writes the lock file anew after every stage, would take days at the
-upper end). Then the real `dvc repro` is timed: once with nothing to do, which also proves the lock right, and
-once with one cell taken out, which gives the cost of a stage at that size.
-Times are CPU seconds, so that other work on the machine counts little.
+A project is built in a temporary folder: the real dvc.yaml and code files, each command replaced by one that
+writes its outputs' names into them. The paper's grid is run whole, by `dvc repro` and by `make cluster` with
+one worker, and timed by the clock: on a quiet machine, please.
+
+For each number of cells DVC's own code makes the lock entries of all stages at once (a first `dvc repro`
+would take days at the upper end). Then the real `dvc repro` is timed: once with nothing to do, which also
+proves the lock right, and once with one cell taken out, which gives the cost of a stage at that size. These
+times are CPU seconds, so that other work on the machine counts little.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import chdir
 from importlib.metadata import version
 from pathlib import Path
@@ -25,16 +29,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from dvc.repo import Repo
 from dvc.stage.serialize import to_single_stage_lockfile
 from dvc.utils.serialize import dump_yaml
 from ruamel.yaml import YAML
 from tqdm import tqdm
 
+from benchmarks.measuring import RESULTS
 from gta.params.section import read_params
+from gta.precision import described
+from gta.splits import share
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "docs/growth.md"
+STEPS = "step-vit_small_patch16_224-128-NVIDIA-H200.json"
+"""Of benchmarks/results: how fast the paper's grid trains."""
+FIRST = {
+    "`dvc repro`": ["dvc", "repro"],
+    "`make cluster`, one worker": [sys.executable, "-m", "tools.cluster"],
+}
+"""Ways to run the paper's grid."""
 DATASETS, FRACTIONS = 5, [15, 30, 50, 100]
 """Of the grid, as in configs/paper.yaml; the methods make up the number of cells."""
 EACH = ("download", "split", "pack", "leaks", "finetune", "evaluate")
@@ -55,14 +70,30 @@ HEADINGS = {
 }
 PAGE = """# What DVC costs as the grid grows
 
-tools/growth.py wrote this: DVC {version}, this pipeline's own dvc.yaml, five data sets and four fractions,
-stub commands; CPU seconds, without the stages' own work. A first run is the sum of a line fitted to the cost
-of one stage. Rows that were not measured are extrapolated: an order of magnitude.
+tools/growth.py wrote this: DVC {version}, this pipeline's own dvc.yaml, and stub commands, so that nothing
+counts but what lies between the stages' own work.
+
+## The paper's grid
+
+configs/paper.yaml, {stages} stages, run whole, by the clock of {machine}. The share is that of the
+{hours:.1f} hours which its fine-tuning would take on one GPU at the rate of
+benchmarks/results/{steps}. It takes longer: with batches of 64, not 128, with
+`deterministic`, which the benchmark leaves off, with TransMix and validation.
+
+{first}
+
+After every stage `dvc repro` reads its lock file and writes it anew, while nothing else runs. `make cluster`
+([cluster.md](cluster.md)) writes it now and then, beside the stages.
+
+## As the grid grows
+
+Five data sets and four fractions; CPU seconds. A first run is the sum of a line fitted to the cost of one
+stage. Rows that were not measured are extrapolated: an order of magnitude.
 
 {tables}
 
-After every stage DVC reads its lock file and writes it anew, so that a stage costs in proportion to the
-stages of its lock file, and a first run to their square. A pipeline file a data set is
+A stage costs `dvc repro` in proportion to the stages of its lock file, and a first run to their square. A
+pipeline file a data set is
 `pipelines/<data set>/dvc.yaml`, with `vars: [../../params.yaml]`, and `wdir: ../..` in each stage; what
 belongs to the whole grid stays in `dvc.yaml`. The next step is one a data set and fraction, then a clone for
 each part, with one remote and its run cache.
@@ -84,42 +115,81 @@ class Cost(NamedTuple):
 
 
 def main() -> None:
+    paper = read_params(ROOT / "configs/paper.yaml")
+    hours = training(paper, json.loads((RESULTS / STEPS).read_text()))
+    first = first_runs(paper)
+    print(hours, first, sep="\n", flush=True)
     rows = []
     for count in map(int, sys.argv[1:]):
         for layout, files in SPLITS.items():
             with TemporaryDirectory() as folder, chdir(folder):
                 rows.append(measure(count, layout, files))
             print(rows[-1], flush=True)
-    REPORT.write_text(report(pd.DataFrame(rows)), encoding="utf-8")
+        if len(rows) > len(SPLITS):  # for a line, two points
+            REPORT.write_text(report(first, hours, pd.DataFrame(rows)), encoding="utf-8")
+
+
+def first_runs(params: dict[str, Any]) -> pd.DataFrame:
+    """Seconds by the clock of a first run of these params, and of a `dvc repro` after it, in each way."""
+    rows = []
+    for name, command in FIRST.items():
+        with TemporaryDirectory() as folder, chdir(folder):
+            build(params, 1)
+            started = time.perf_counter()
+            cpu_seconds(command)
+            ended = time.perf_counter()
+            _expect_nothing(cpu_seconds(["dvc", "repro"])[1])
+            nothing = time.perf_counter() - ended
+            stages = len(YAML(typ="safe").load(Path("dvc.lock"))["stages"])
+        rows.append({"by": name, "stages": stages, "first": ended - started, "nothing": nothing})
+    return pd.DataFrame(rows)
+
+
+def training(params: dict[str, Any], steps: dict[str, Any]) -> float:
+    """Hours of fine-tuning alone with these params, as if an image cost what it does in a benchmark's batch,
+    and each data set were of one class. steps: what benchmarks.step wrote.
+    """
+    per_image = {row["step"]: row["ms"] / 1000 / steps["batch"] for row in steps["rows"]}
+    grid, settings = params["grid"], params["finetune"]
+    images = 0
+    for name in grid["datasets"]:
+        train = params["download"][name]["train"]
+        for fraction in grid["fractions"]:
+            count = share(train - share(train, params["split"]["val"]), fraction)
+            batches = -(-count // settings["batch_size"])
+            images += count * max(settings["epochs"], -(-settings["min_steps"] // batches))
+    each = sum(per_image["GTA" if method.startswith("gta") else "plain"] for method in grid["methods"])
+    return float(images * each * len(grid["seeds"]) / 3600)
 
 
 def measure(cells: int, layout: str, files: int) -> Cost:
     """Builds the project in the current folder, and times DVC in it."""
     methods = [f"gta-{number}" for number in range(1, cells // (DATASETS * len(FRACTIONS)) + 1)]
-    build(methods, files)
+    names = [f"d{number}" for number in range(DATASETS)]
+    params = read_params(ROOT / "params.yaml")
+    params["grid"] |= {"datasets": names, "fractions": FRACTIONS, "methods": methods}
+    params["download"] = {name: {"reader": "digits"} for name in names}
+    build(params, files)
     stages = lock_all()
     size = sum(path.stat().st_size for path in Path().rglob("dvc.lock")) / 1e6
-    nothing, said = repro()
-    if "up to date" not in said:
-        raise RuntimeError(f"the lock files are not what DVC expects:\n{said[-2000:]}")
+    nothing, said = cpu_seconds(["dvc", "repro"])
+    _expect_nothing(said)
     ran = forget(f"d0/{FRACTIONS[0]}/{methods[-1]}")
-    more, said = repro()
+    more, said = cpu_seconds(["dvc", "repro"])
     if said.count("Running stage") != ran:  # `aggregate` finds what it had
         raise RuntimeError(f"expected {ran} stages to run:\n{said[-2000:]}")
     return Cost(cells, layout, stages, size, nothing, (more - nothing) / ran)
 
 
-def build(methods: list[str], files: int) -> None:
+def build(params: dict[str, Any], files: int) -> None:
     """Writes the project: its parameters, pipeline files and code files."""
-    names = [f"d{number}" for number in range(DATASETS)]
-    params = read_params(ROOT / "params.yaml")
-    params["grid"] |= {"datasets": names, "fractions": FRACTIONS, "methods": methods}
-    params["download"] = {name: {"reader": "digits"} for name in names}
+    names = params["grid"]["datasets"]
     dump_yaml("params.yaml", params)
+    dump_yaml("cluster.yaml", read_params(ROOT / "cluster.yaml") | {"workers": 1})
     stages: dict[str, Any] = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
     for part in ("gta", "stages"):
         shutil.copytree(ROOT / part, part, ignore=shutil.ignore_patterns("__pycache__"))
-    Path(".gitignore").write_text("/data/\n/runs/\n/sources/\n/results/\n__pycache__/\n")
+    Path(".gitignore").write_text("/data/\n/objects/\n/runs/\n/sources/\n/results/\n__pycache__/\n")
     for command in ("git init -q", "dvc init -q", "dvc config core.analytics false"):
         subprocess.run(command.split(), check=True)
     for stage in stages.values():
@@ -177,16 +247,20 @@ def forget(cell: str) -> int:
     return len(gone)
 
 
-def repro() -> tuple[float, str]:
-    """CPU seconds of `dvc repro` and its children, and what it said."""
+def cpu_seconds(command: list[str]) -> tuple[float, str]:
+    """CPU seconds of a command and its children, and what it said. Raises RuntimeError where it fails."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        ["dvc", "repro"], capture_output=True, text=True, env=os.environ | {"DVC_NO_ANALYTICS": "1"}
-    )
+    environment = os.environ | {"DVC_NO_ANALYTICS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise RuntimeError(done.stdout + done.stderr)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout + done.stderr
+
+
+def _expect_nothing(said: str) -> None:
+    if "up to date" not in said:
+        raise RuntimeError(f"expected nothing to do:\n{said[-2000:]}")
 
 
 def extended(costs: pd.DataFrame) -> pd.DataFrame:
@@ -208,17 +282,33 @@ def extended(costs: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(first=first / 3600)
 
 
-def report(costs: pd.DataFrame) -> str:
-    """The page docs/growth.md."""
+def report(first: pd.DataFrame, hours: float, costs: pd.DataFrame) -> str:
+    """The page docs/growth.md. first: of first_runs; hours: of training; costs: rows of Cost."""
     tables = [
-        f"## {layout.capitalize()}\n\n"
+        f"### {layout.capitalize()}\n\n"
         + extended(costs[costs["layout"] == layout].drop(columns="layout"))
         .assign(measured=lambda rows: np.where(rows["cells"] < FAR, "yes", "no"))
         .rename(columns=HEADINGS)[list(HEADINGS.values())]
         .to_markdown(index=False, floatfmt=["", ".0f", ".0f", ".1f", ".0f", ".1f", ".1f"])
         for layout in SPLITS
     ]
-    return PAGE.format(version=version("dvc"), tables="\n\n".join(tables))
+    whole = pd.DataFrame(
+        {
+            "by": first["by"],
+            "first run, h": first["first"] / 3600,
+            "of training, %": first["first"] / 3600 / hours * 100,
+            "`dvc repro` after it, s": first["nothing"],
+        }
+    )
+    return PAGE.format(
+        version=version("dvc"),
+        machine=described(torch.device("cpu")).partition(";")[0],
+        stages=first["stages"].iloc[0],
+        hours=hours,
+        steps=STEPS,
+        first=whole.to_markdown(index=False, floatfmt=["", ".2f", ".1f", ".0f"]),
+        tables="\n\n".join(tables),
+    )
 
 
 if __name__ == "__main__":
