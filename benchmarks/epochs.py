@@ -1,19 +1,22 @@
-"""Times whole epochs from files on disk: here, and with a loader as timm's and TLlib's scripts have it.
+"""Times whole epochs from files on disk: here, by timm's own loader, and by torchvision's as TLlib has it.
 
     python -m benchmarks.epochs FOLDER --model vit_small_patch16_224 --batch 128     # a GPU
     python -m benchmarks.epochs FOLDER --model vit_small_patch16_224 --batch 8       # a CPU
 
 FOLDER: class folders of JPEGs, such as data/cub/images. The step is a plain one, under which a loader shows
-most. Theirs decodes each image each epoch, in as many processes as there are cores, 8 at most; here images
-are decoded once before (`decoding once`, told apart) at --side. In turn, round after round; medians.
+most. The others decode each image each epoch, in as many processes as there are cores, 8 at most; here images
+are decoded once before (`decoding once`, told apart) at --side. In turn, round after round, after a pass of
+each loader that starts its workers; medians of rates, and of the ratios that each round gives.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,13 +25,14 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from timm.data import ImageDataset, create_loader
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode
 
-from benchmarks.measuring import RESULTS, machine, suffix, timed, write
+from benchmarks.measuring import RESULTS, machine, over, suffix, timed, write
 from benchmarks.step import Bench
 from gta.batches import TrainImages, train_loader
 from gta.models import Card, normalise
@@ -38,14 +42,38 @@ from gta.views import Crop
 
 SCALE, RATIO, FLIP = (0.08, 1.0), (3 / 4, 4 / 3), 0.5
 HALF = (0.5, 0.5, 0.5)
+STEP = "step alone"
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
-def theirs(photos: Path, size: int, batch: int, workers: int) -> DataLoader[Any]:
-    """ImageFolder and torchvision's transforms, as in TLlib's examples and timm without its policies."""
+def by_timm(photos: Path, bench: Bench, workers: int) -> Batches:
+    """timm's own loader, with its prefetcher: uint8 from workers, normalised on the device. Crops and flips
+    are as here, no other policies."""
+    made: Batches = create_loader(
+        ImageDataset(str(photos)),
+        (3, bench.size, bench.size),
+        len(bench.images),
+        is_training=True,
+        scale=SCALE,
+        ratio=RATIO,
+        hflip=FLIP,
+        color_jitter=None,
+        interpolation="bicubic",
+        mean=HALF,
+        std=HALF,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        device=bench.device,
+        persistent_workers=workers > 0,
+    )
+    return made
+
+
+def by_torchvision(photos: Path, bench: Bench, workers: int) -> Batches:
+    """ImageFolder and torchvision's transforms, as in TLlib's examples."""
     view = transforms.Compose(
         [
-            transforms.RandomResizedCrop(size, SCALE, RATIO, InterpolationMode.BICUBIC),
+            transforms.RandomResizedCrop(bench.size, SCALE, RATIO, InterpolationMode.BICUBIC),
             transforms.RandomHorizontalFlip(FLIP),
             transforms.ToTensor(),
             transforms.Normalize(HALF, HALF),
@@ -53,7 +81,7 @@ def theirs(photos: Path, size: int, batch: int, workers: int) -> DataLoader[Any]
     )
     return DataLoader(
         ImageFolder(str(photos), view),
-        batch,
+        len(bench.images),
         shuffle=True,
         num_workers=workers,
         persistent_workers=workers > 0,
@@ -92,12 +120,31 @@ def trainer(bench: Bench, compiled: bool) -> Callable[[Tensor, Tensor], None]:
     return step
 
 
-def epoch(batches: Batches, step: Callable[[Tensor, Tensor], None] | None, device: torch.device) -> None:
-    """One pass; without a step, of the loader alone."""
+def epoch(batches: Batches, step: Callable[[Tensor, Tensor], None] | None, device: torch.device) -> int:
+    """One pass; without a step, of the loader alone. Returns its images; timm leaves out the last part of a
+    batch."""
+    count = 0
     for images, labels in batches:
         here = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         if step is not None:
             step(*here)
+        count += len(images)
+    return count
+
+
+def alone(bench: Bench, step: Callable[[Tensor, Tensor], None], count: int) -> int:
+    """Steps of one batch that is on the device. Returns their images, `count` or up to a batch more."""
+    steps = -(-count // len(bench.images))
+    for _ in range(steps):
+        step(bench.images, bench.labels)
+    return steps * len(bench.images)
+
+
+def rate(run: Callable[[], int], device: torch.device) -> float:
+    """Images a second."""
+    counts: list[int] = []
+    seconds = timed(lambda: counts.append(run()), 1, device)
+    return counts[0] / seconds
 
 
 def main() -> None:
@@ -130,38 +177,42 @@ def main() -> None:
         decoding = time.perf_counter() - started
         pixels = Pixels(Path(folder) / "train.npy")
         workers = min(8, os.cpu_count() or 1)
-        here = ours(pixels, rows, bench, arguments.workers)
-        there = theirs(arguments.photos, arguments.size, arguments.batch, workers)
-        steps = -(-len(rows) // arguments.batch)
-        ways: dict[str, Callable[[], object]] = {
-            "step alone": lambda: [step(images, labels) for _ in range(steps)],
-            "epoch, here": lambda: epoch(here, step, device),
-            "epoch, as timm and TLlib load": lambda: epoch(there, step, device),
-            "loader alone, here": lambda: epoch(here, None, device),
-            "loader alone, as timm and TLlib load": lambda: epoch(there, None, device),
+        loaders = {
+            "here": ours(pixels, rows, bench, arguments.workers),
+            "as timm loads": by_timm(arguments.photos, bench, workers),
+            "as TLlib loads": by_torchvision(arguments.photos, bench, workers),
         }
-        epoch(here, step, device)  # compiles, for the last batch too
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        ways: dict[str, Callable[[], int]] = {STEP: partial(alone, bench, step, len(rows))}
+        ways |= {f"epoch, {name}": partial(epoch, each, step, device) for name, each in loaders.items()}
+        ways |= {
+            f"loader alone, {name}": partial(epoch, each, None, device) for name, each in loaders.items()
+        }
+        epoch(loaders["here"], step, device)  # compiles, for the last batch too
+        for each in loaders.values():
+            epoch(each, None, device)
+        rates: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(arguments.rounds):
             for name, run in ways.items():
-                seconds[name].append(timed(run, 1, device))
-    rates = {name: len(rows) / np.array(values) for name, values in seconds.items()}
+                rates[name].append(rate(run, device))
+        megapixels = [math.prod(pixels.full_size(name)) / 1e6 for name in rows["image"]]
     table = pd.DataFrame(
         {
             "what": name,
-            "images/s": np.median(rate),
-            "first quartile": np.percentile(rate, 25),
-            "third quartile": np.percentile(rate, 75),
-            "of step alone": np.median(rate) / np.median(rates["step alone"]),
+            "images/s": np.median(each),
+            "first quartile": np.percentile(each, 25),
+            "third quartile": np.percentile(each, 75),
+            **over(each, rates[STEP], "of step alone"),
         }
-        for name, rate in rates.items()
+        for name, each in rates.items()
     )
     facts = {
         **{
             name: getattr(arguments, name)
-            for name in ("model", "batch", "size", "side", "precision", "compile")
+            for name in ("model", "batch", "size", "side", "precision", "compile", "rounds")
         },
+        "photos": arguments.photos.name,
         "images": len(rows),
+        "megapixels each": round(float(np.mean(megapixels)), 3),
         "workers here": arguments.workers,
         "workers there": workers,
         "decoding once, s": round(decoding, 2),

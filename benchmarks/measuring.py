@@ -6,10 +6,11 @@ import ctypes
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import timm
 import torch
@@ -29,6 +30,12 @@ def timed(run: Callable[[], object], times: int, device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return (time.perf_counter() - started) / times
+
+
+def over(values: Sequence[float], base: Sequence[float], name: str) -> dict[str, float]:
+    """Median and quartiles, over rounds, of the ratio that each round gives: columns of a table."""
+    first, median, third = np.percentile(np.divide(values, base), [25, 50, 75])
+    return {name: median, f"{name}, first quartile": first, f"{name}, third quartile": third}
 
 
 def peak_memory(run: Callable[[], object], device: torch.device) -> int:

@@ -4,8 +4,8 @@
     python -m benchmarks.scaling --batch 4       # a CPU
 
 Axes: pixels a side (tokens), blocks, images a step; around ViT-S/16 at 224 with 12 blocks. In turn, round
-after round; medians. What images, weights and cells cost beside: benchmarks.epochs, benchmarks.sweep and
-tools/growth.py.
+after round; medians of times, and of the ratios that each round gives. What images, weights and cells cost
+beside: benchmarks.epochs, benchmarks.sweep and tools/growth.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.measuring import RESULTS, machine, suffix, timed, write
+from benchmarks.measuring import RESULTS, machine, over, suffix, timed, write
 from benchmarks.step import CLASSES, Bench, Variant, guided, plain, whole_maps
 from gta.precision import pick_device
 
@@ -61,11 +61,11 @@ def measure(point: Point, model: str, rounds: int, steps: int, device: torch.dev
             for variant in variants:
                 variant.seconds.append(timed(variant.step, steps, device))
     tokens = alone.patch_embed.num_patches + 1
-    medians = {variant.name: 1000 * float(np.median(variant.seconds)) for variant in variants}
-    times = {f"{name}, ms": value for name, value in medians.items()}
-    ratios = {f"{name}, over plain": value / medians["plain"] for name, value in medians.items()}
-    del ratios["plain, over plain"]
-    return {**point._asdict(), "tokens": tokens, **times, **ratios}
+    row = {**point._asdict(), "tokens": tokens}
+    row |= {f"{variant.name}, ms": 1000 * float(np.median(variant.seconds)) for variant in variants}
+    for variant in variants[1:]:
+        row |= over(variant.seconds, variants[0].seconds, f"{variant.name}, over plain")
+    return row
 
 
 def main() -> None:
@@ -84,7 +84,10 @@ def main() -> None:
         measure(point, arguments.model, arguments.rounds, arguments.steps, device)
         for point in points(arguments.batch, patch)
     ]
-    facts = {"model": arguments.model, **machine(device)}
+    facts = {
+        **{name: getattr(arguments, name) for name in ("model", "rounds", "steps")},
+        **machine(device),
+    }
     write(pd.DataFrame(rows), facts, arguments.output / f"scaling-{arguments.model}-{suffix(device)}")
 
 

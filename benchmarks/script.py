@@ -75,6 +75,7 @@ def main() -> None:
             settings.batch_size,
             shuffle=name == "train",
             num_workers=arguments.workers,
+            persistent_workers=arguments.workers > 0,
         )
         for name, view in views.items()
     }

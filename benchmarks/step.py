@@ -4,7 +4,8 @@
     python -m benchmarks.step --model vit_small_patch16_224 --batch 8                 # a CPU
 
 All variants run in one process on the same images, in turn, round after round; what is printed and written
-(step-<model>-<device>.csv and .json) are medians over rounds with quartiles. Weights are random.
+(step-<model>-<batch>-<device>.csv and .json) are medians over rounds with quartiles, of times and of the
+ratios that each round gives. Weights are random.
 Of the others' ways, neither gives logits: both take the logarithm of the attention, which is the logits but
 for a shift of each row.
 """
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import gta.beside
-from benchmarks.measuring import RESULTS, machine, matrix_rate, peak_memory, suffix, timed, write
+from benchmarks.measuring import RESULTS, machine, matrix_rate, over, peak_memory, suffix, timed, write
 from gta.attention import is_compiled, layout_of
 from gta.beside import beside
 from gta.guidance import Guide, attention_penalty
@@ -276,7 +277,10 @@ def main() -> None:
                 variant.seconds.append(timed(variant.step, arguments.steps, device))
     table = summary(found, float(np.median(rates)))
     facts = {
-        **{name: getattr(arguments, name) for name in ("model", "batch", "size", "precision")},
+        **{
+            name: getattr(arguments, name)
+            for name in ("model", "batch", "size", "precision", "rounds", "steps")
+        },
         "matrix TFLOP/s": round(float(np.median(rates)) / 1e12, 2),
         **machine(device),
     }
@@ -321,7 +325,7 @@ def summary(found: list[Variant], rate: float) -> pd.DataFrame:
                 "ms": 1000 * quartiles[1],
                 "first quartile": 1000 * quartiles[0],
                 "third quartile": 1000 * quartiles[2],
-                "over plain": quartiles[1] / np.median(alike[0].seconds),
+                **over(variant.seconds, alike[0].seconds, "over plain"),
                 "share of rate": variant.flops / quartiles[1] / rate,
                 "peak MiB": variant.memory,
             }

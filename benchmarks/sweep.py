@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 from ruamel.yaml import YAML
 
-from benchmarks.measuring import RESULTS, machine, suffix, write
+from benchmarks.measuring import RESULTS, machine, over, suffix, write
 from gta.params.section import read_params
 from gta.precision import pick_device
 
@@ -60,14 +60,13 @@ def main() -> None:
                     ready(here, one, "check")
                 values.append(sum(timed(here, command) for command in commands(name, dataset, fraction)))
                 shutil.rmtree(here)
-    medians = {name: float(np.median(values)) for name, values in seconds.items()}
     table = pd.DataFrame(
         {
             "what": name,
-            "s": medians[name],
+            "s": np.median(values),
             "first quartile": np.percentile(values, 25),
             "third quartile": np.percentile(values, 75),
-            "over a cell": medians[name] / medians[CELL],
+            **over(values, seconds[CELL], "over a cell"),
         }
         for name, values in seconds.items()
     )
@@ -75,6 +74,7 @@ def main() -> None:
         "params": str(arguments.params),
         "data set": dataset,
         "fraction": fraction,
+        "rounds": arguments.rounds,
         "cores": os.cpu_count(),
     }
     device = pick_device()

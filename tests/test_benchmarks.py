@@ -45,7 +45,11 @@ def test_epochs_from_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     )
     epochs.main()
     table = pd.read_csv(tmp_path / "epochs-vit_tiny_patch16_224-32-cpu.csv")
-    assert len(table) == 5
+    ways = ("here", "as timm loads", "as TLlib loads")
+    assert table["what"].tolist() == [
+        "step alone",
+        *(f"{what}, {way}" for what in ("epoch", "loader alone") for way in ways),
+    ]
     assert table["of step alone"][0] == 1
     assert (table["images/s"] > 0).all()
     assert json.loads((tmp_path / "epochs-vit_tiny_patch16_224-32-cpu.json").read_text())["images"] == 3
