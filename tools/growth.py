@@ -71,13 +71,13 @@ HEADINGS = {
 PAGE = """# What DVC costs as the grid grows
 
 tools/growth.py wrote this: DVC {version}, this pipeline's own dvc.yaml, and stub commands, so that nothing
-counts but what lies between the stages' own work.
+counts but what lies between the stages' own work. The machine: {machine}.
 
 ## The paper's grid
 
-configs/paper.yaml, {stages} stages, run whole, by the clock of {machine}. The share is that of the
-{hours:.1f} hours which its fine-tuning would take on one GPU at the rate of
-benchmarks/results/{steps}. It takes longer: with batches of 64, not 128, with
+configs/paper.yaml, {stages} stages, run whole, by the clock. The share is that of the {hours:.1f} hours which
+its fine-tuning would take on one GPU at the rate of benchmarks/results/
+{steps}. It takes longer: with batches of 64, not 128, with
 `deterministic`, which the benchmark leaves off, with TransMix and validation.
 
 {first}
@@ -93,10 +93,9 @@ stage. Rows that were not measured are extrapolated: an order of magnitude.
 {tables}
 
 A stage costs `dvc repro` in proportion to the stages of its lock file, and a first run to their square. A
-pipeline file a data set is
-`pipelines/<data set>/dvc.yaml`, with `vars: [../../params.yaml]`, and `wdir: ../..` in each stage; what
-belongs to the whole grid stays in `dvc.yaml`. The next step is one a data set and fraction, then a clone for
-each part, with one remote and its run cache.
+pipeline file a data set is `pipelines/<data set>/dvc.yaml`, with `vars: [../../params.yaml]`, and
+`wdir: ../..` in each stage; what belongs to the whole grid stays in `dvc.yaml`. The next step is one a data
+set and fraction, then a clone for each part, with one remote and its run cache.
 """
 
 
