@@ -52,12 +52,14 @@ class Resident:
             for row, view in zip(rows, seen, strict=True)
         ]
         table = sent(torch.tensor(numbers, dtype=torch.float64), device)
-        x0, y0, x1, y1, flip, heights, widths, starts = table.unbind(1)
+        x0, y0, x1, y1, flip = table[:, :5].unbind(1)
+        heights, widths, starts = table[:, 5:].long().unbind(1)
         down, across = (torch.arange(max(side), device=device) for side in zip(*sizes, strict=True))
-        places = _inside(down, heights)[:, :, None] * widths[:, None, None] + _inside(across, widths)[:, None]
-        padded = self.pixels[(places + starts[:, None, None]).long()]  # to the largest, by its own edges
-        to_width = bicubic(x0, x1, widths, size, len(across))
-        to_width = torch.where(flip[:, None, None] > 0, to_width.flip(1), to_width)
+        lines = starts[:, None] + _inside(down, heights) * widths[:, None]
+        # each image to the largest one's sides, by its own edges
+        padded = self.pixels[lines[:, :, None] + _inside(across, widths)[:, None]]
+        left, right = torch.where(flip > 0, x1, x0), torch.where(flip > 0, x0, x1)
+        to_width = bicubic(left, right, widths, size, len(across))
         to_height = bicubic(y0, y1, heights, size, len(down))
         narrow = levels(padded.permute(0, 3, 1, 2).float() @ to_width.mT[:, None])
         return levels(to_height[:, None] @ narrow).to(torch.uint8)
@@ -76,20 +78,21 @@ def sent(values: Tensor, device: torch.device) -> Tensor:
 def bicubic(start: Tensor, end: Tensor, length: Tensor, size: int, longest: int) -> Tensor:
     """Weights (B, size, longest), float32, that resize start .. end of a side of `length` pixels to `size`.
 
-    start, end, length: (B), float64. Where the side is made shorter the filter is as much wider.
+    start, end: (B), float64, an end before its start to turn the side round; length: (B). Where the side is
+    made shorter the filter is as much wider.
     """
     scale = (end - start)[:, None, None] / size
-    stretch = scale.clamp_min(1)
+    stretch = scale.abs().clamp_min(1)
     centre = start[:, None, None] + (torch.arange(size, device=start.device)[:, None] + 0.5) * scale
     pixel = torch.arange(longest, device=start.device) + 0.5
     inside = pixel < length[:, None, None]
-    distance = ((pixel - centre) / stretch).abs()
+    distance = ((pixel - centre.float()) / stretch.float()).abs()  # what is large is float32
     near = ((A + 2) * distance - (A + 3)) * distance.square() + 1
     far = (((distance - 5) * distance + 8) * distance - 4) * A
     weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0)) * inside
-    return (weights / weights.sum(-1, keepdim=True)).float()
+    return weights / weights.sum(-1, keepdim=True)
 
 
 def levels(values: Tensor) -> Tensor:
     """Rounded to whole levels, 0 to 255, as they are stored."""
-    return (values + 0.5).floor().clamp(0, 255)
+    return (values + 0.5).floor_().clamp_(0, 255)
