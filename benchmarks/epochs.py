@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from timm.data import ImageDataset, create_loader
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -33,11 +32,11 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode
 
 from benchmarks.measuring import RESULTS, machine, over, suffix, timed, write
-from benchmarks.step import Bench
+from benchmarks.step import Batch, Bench, Variant, plain
 from gta.batches import TrainImages, train_loader
 from gta.models import Card, normalise
 from gta.pixels import Pixels, pack
-from gta.precision import autocast, can_compile, pick_device
+from gta.precision import can_compile, pick_device
 from gta.views import Crop
 
 SCALE, RATIO, FLIP = (0.08, 1.0), (3 / 4, 4 / 3), 0.5
@@ -52,7 +51,7 @@ def by_timm(photos: Path, bench: Bench, workers: int) -> Batches:
     made: Batches = create_loader(
         ImageDataset(str(photos)),
         (3, bench.size, bench.size),
-        len(bench.images),
+        len(bench.batch.images),
         is_training=True,
         scale=SCALE,
         ratio=RATIO,
@@ -81,7 +80,7 @@ def by_torchvision(photos: Path, bench: Bench, workers: int) -> Batches:
     )
     return DataLoader(
         ImageFolder(str(photos), view),
-        len(bench.images),
+        len(bench.batch.images),
         shuffle=True,
         num_workers=workers,
         persistent_workers=workers > 0,
@@ -92,7 +91,7 @@ def by_torchvision(photos: Path, bench: Bench, workers: int) -> Batches:
 def ours(pixels: Pixels, rows: pd.DataFrame, bench: Bench, workers: int) -> Batches:
     """As stage `finetune` sees them."""
     images = TrainImages(pixels, rows, bench.size, Crop(SCALE, RATIO, FLIP), seed=0)
-    loader, _ = train_loader(images, len(bench.images), workers, bench.device)
+    loader, _ = train_loader(images, len(bench.batch.images), workers, bench.device)
     card = Card(bench.model, {}, bench.size, 1.0, HALF, HALF, 0, "", "")
 
     class Normalised:
@@ -103,41 +102,33 @@ def ours(pixels: Pixels, rows: pd.DataFrame, bench: Bench, workers: int) -> Batc
     return Normalised()
 
 
-def trainer(bench: Bench, compiled: bool) -> Callable[[Tensor, Tensor], None]:
-    """A plain step."""
+def trainer(bench: Bench, compiled: bool) -> Callable[[Batch], None]:
+    """A plain step, as stage `finetune` makes it."""
     model = bench.build()
     if compiled and can_compile(bench.device):
         model.compile(dynamic=False)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-
-    def step(images: Tensor, labels: Tensor) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        with autocast(bench.precision, bench.device):
-            logits = model(images)
-        F.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
-    return step
+    return Variant("plain", model, plain(bench, model), bench.batch).step
 
 
-def epoch(batches: Batches, step: Callable[[Tensor, Tensor], None] | None, device: torch.device) -> int:
+def epoch(batches: Batches, step: Callable[[Batch], None] | None, device: torch.device) -> int:
     """One pass; without a step, of the loader alone. Returns its images; timm leaves out the last part of a
     batch."""
     count = 0
     for images, labels in batches:
-        here = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        here = Batch(*(values.to(device, non_blocking=True) for values in (images, labels)))
         if step is not None:
-            step(*here)
+            step(here)
         count += len(images)
     return count
 
 
-def alone(bench: Bench, step: Callable[[Tensor, Tensor], None], count: int) -> int:
+def alone(bench: Bench, step: Callable[[Batch], None], count: int) -> int:
     """Steps of one batch that is on the device. Returns their images, `count` or up to a batch more."""
-    steps = -(-count // len(bench.images))
+    size = len(bench.batch.images)
+    steps = -(-count // size)
     for _ in range(steps):
-        step(bench.images, bench.labels)
-    return steps * len(bench.images)
+        step(bench.batch)
+    return steps * size
 
 
 def rate(run: Callable[[], int], device: torch.device) -> float:
@@ -165,7 +156,7 @@ def main() -> None:
     device = pick_device()
     images = torch.randn(arguments.batch, 3, arguments.size, arguments.size, device=device)
     labels = torch.zeros(arguments.batch, dtype=torch.long, device=device)
-    bench = Bench(arguments.model, arguments.size, arguments.precision, device, images, labels)
+    bench = Bench(arguments.model, arguments.size, arguments.precision, device, Batch(images, labels))
     step = trainer(bench, arguments.compile)
     listed = ImageFolder(str(arguments.photos)).samples
     rows = pd.DataFrame(
@@ -187,7 +178,8 @@ def main() -> None:
         ways |= {
             f"loader alone, {name}": partial(epoch, each, None, device) for name, each in loaders.items()
         }
-        epoch(loaders["here"], step, device)  # compiles, for the last batch too
+        for _ in range(2):  # compiled in the first, captured in the second one, the last batch too
+            epoch(loaders["here"], step, device)
         for each in loaders.values():
             epoch(each, None, device)
         rates: dict[str, list[float]] = {name: [] for name in ways}

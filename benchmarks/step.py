@@ -3,9 +3,10 @@
     python -m benchmarks.step --model vit_small_patch16_224 --batch 128 --compile     # a GPU
     python -m benchmarks.step --model vit_small_patch16_224 --batch 8                 # a CPU
 
-All variants run in one process on the same images, in turn, round after round; what is printed and written
-(step-<model>-<batch>-<device>.csv and .json) are medians over rounds with quartiles, of times and of the
-ratios that each round gives. Weights are random.
+Plain steps and GTA's are those of stage `finetune`, which a GPU replays as CUDA graphs, but for those that
+are called launched. All variants run in one process on the same images, in turn, round after round; what is
+printed and written (step-<model>-<batch>-<device>.csv and .json) are medians over rounds with quartiles, of
+times and of the ratios that each round gives. Weights are random.
 Of the others' ways, neither gives logits: both take the logarithm of the attention, which is the logits but
 for a shift of each row.
 """
@@ -19,8 +20,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
-from unittest.mock import patch
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -30,14 +30,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import gta.beside
 from benchmarks.measuring import RESULTS, machine, matrix_rate, over, peak_memory, suffix, timed, write
 from gta.attention import is_compiled, layout_of
 from gta.beside import beside
 from gta.guidance import Guide, attention_penalty
 from gta.kernels import Packed, choose_kernels, lighten
-from gta.meter import held_by_graphs
 from gta.precision import autocast, can_compile, pick_device, takes_bf16
+from gta.replay import Replayed
 from gta.targets import Targets
 
 CLASSES, WEIGHT, TINY = 200, 0.1, 1e-30
@@ -47,7 +46,18 @@ COUNTED: dict[Any, Any] = {
     )
 }
 """Operators of `gta.kernels` that torch does not count."""
-Loss = Callable[[], Tensor]
+LIKE = {"compiled", "launched"}
+"""Variants that are compared with a plain one of their kind."""
+
+
+class Batch(NamedTuple):
+    """A step's images (B, 3, H, W), normalised, and labels (B)."""
+
+    images: Tensor
+    labels: Tensor
+
+
+Loss = Callable[[Batch], Tensor]
 """Runs the forward pass of a variant."""
 
 
@@ -59,8 +69,7 @@ class Bench:
     size: int
     precision: Literal["auto", "bf16", "fp32"]
     device: torch.device
-    images: Tensor
-    labels: Tensor
+    batch: Batch
     depth: int | None = None
     """Blocks; None: as many as the model has."""
 
@@ -82,7 +91,10 @@ class Variant:
     name: str
     model: nn.Module
     loss: Loss
+    batch: Batch
     source: nn.Module | None = None
+    replayed: bool = True
+    """As stage `finetune` does it."""
     seconds: list[float] = field(default_factory=list)
     flops: int = 0
     memory: float = 0.0
@@ -90,21 +102,29 @@ class Variant:
 
     def __post_init__(self) -> None:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
+        replay = Replayed(self.gradient, list(self.model.parameters()))
+        self._add = replay if self.replayed else self.gradient
 
-    def step(self) -> None:
-        """Forward, backward, update."""
+    def gradient(self, batch: Batch) -> Tensor:
+        """Forward and backward."""
+        loss = self.loss(batch)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
+        return loss.detach()
+
+    def step(self, batch: Batch | None = None) -> None:
+        """Forward, backward, update; of its own batch, or of another."""
         self.optimizer.zero_grad(set_to_none=True)
-        self.loss().backward()  # type: ignore[no-untyped-call]  # torch does not type it
+        self._add(self.batch if batch is None else batch)
         self.optimizer.step()
 
 
 def plain(bench: Bench, model: nn.Module) -> Loss:
     """Cross-entropy alone."""
 
-    def loss() -> Tensor:
+    def loss(batch: Batch) -> Tensor:
         with autocast(bench.precision, bench.device):
-            logits = model(bench.images)
-        return F.cross_entropy(logits.float(), bench.labels)
+            logits = model(batch.images)
+        return F.cross_entropy(logits.float(), batch.labels)
 
     return loss
 
@@ -117,24 +137,22 @@ def guided(
     guide = contexts.enter_context(Guide(source, model, run_source=False))
     if takes_bf16(bench.precision, bench.device):
         lighten(source, only_attention=True, packed=not compiled)
-    contexts.enter_context(
-        beside(source, model, [guide.of_source], compiled=compiled, replayed=True, targets=targets)
-    )
+    contexts.enter_context(beside(source, model, [guide.of_source], compiled=compiled, targets=targets))
     cross_entropy = plain(bench, model)
-    return lambda: cross_entropy() + WEIGHT * guide.penalty()
+    return lambda batch: cross_entropy(batch) + WEIGHT * guide.penalty()
 
 
 def spared(bench: Bench, model: nn.Module, source: nn.Module, contexts: ExitStack) -> Loss:
     """The same in the later cells of a sweep. The file is read for each step, where it holds an epoch's."""
     folder = Path(contexts.enter_context(TemporaryDirectory()))
     targets = Targets(folder / "sweep", 0, math.inf)
-    loss, count = guided(bench, model, source, contexts, targets), len(bench.images)
+    loss, count = guided(bench, model, source, contexts, targets), len(bench.batch.images)
     with targets.epoch(0, count):
-        loss()
+        loss(bench.batch)
 
-    def again() -> Tensor:
+    def again(batch: Batch) -> Tensor:
         with targets.epoch(0, count):
-            return loss()
+            return loss(batch)
 
     return again
 
@@ -148,12 +166,12 @@ def whole_maps(bench: Bench, model: nn.Module, source: nn.Module, contexts: Exit
     theirs = contexts.enter_context(kept_maps(source.eval().requires_grad_(False)))
     cross_entropy = plain(bench, model)
 
-    def loss() -> Tensor:
+    def loss(batch: Batch) -> Tensor:
         ours.clear()
         theirs.clear()
         with torch.no_grad(), autocast(bench.precision, bench.device):
-            source(bench.images)
-        return cross_entropy() + WEIGHT * map_penalty(ours, theirs)
+            source(batch.images)
+        return cross_entropy(batch) + WEIGHT * map_penalty(ours, theirs)
 
     return loss
 
@@ -209,39 +227,48 @@ def hugging_face(bench: Bench, model: nn.Module, source: nn.Module) -> Loss:
     """`output_attentions=True` of both models."""
     source.eval().requires_grad_(False)
 
-    def loss() -> Tensor:
+    def loss(batch: Batch) -> Tensor:
         with autocast(bench.precision, bench.device):
             with torch.no_grad():
-                _, theirs = source(bench.images)
-            logits, ours = model(bench.images)
-        return F.cross_entropy(logits.float(), bench.labels) + WEIGHT * map_penalty(ours, theirs)
+                _, theirs = source(batch.images)
+            logits, ours = model(batch.images)
+        return F.cross_entropy(logits.float(), batch.labels) + WEIGHT * map_penalty(ours, theirs)
 
     return loss
 
 
 def variants(bench: Bench, compiled: bool, contexts: ExitStack) -> Iterator[Variant]:
     """All, the first being what the others are compared with."""
+    batch = bench.batch
     model = bench.build()
-    yield Variant("plain", model, plain(bench, model))
+    yield Variant("plain", model, plain(bench, model), batch)
     model, source = bench.build(), bench.build()
-    yield Variant("GTA", model, guided(bench, model, source, contexts), source)
-    model, source = bench.build(), bench.build()
-    yield Variant("GTA, source spared", model, spared(bench, model, source, contexts), source)
+    yield Variant("GTA", model, guided(bench, model, source, contexts), batch, source)
+    if bench.device.type == "cpu":
+        model, source = bench.build(), bench.build()
+        yield Variant("GTA, source spared", model, spared(bench, model, source, contexts), batch, source)
+    else:
+        model = bench.build()
+        yield Variant("plain, launched", model, plain(bench, model), batch, replayed=False)
+        model, source = bench.build(), bench.build()
+        loss = guided(bench, model, source, contexts)
+        yield Variant("GTA, launched", model, loss, batch, source, replayed=False)
     model = bench.build(chosen=False)
-    yield Variant("plain, timm's kernels", model, plain(bench, model))
+    yield Variant("plain, timm's kernels", model, plain(bench, model), batch, replayed=False)
     model, source = bench.build(chosen=False), bench.build(chosen=False)
-    yield Variant("GTA by whole maps", model, whole_maps(bench, model, source, contexts), source)
+    loss = whole_maps(bench, model, source, contexts)
+    yield Variant("GTA by whole maps", model, loss, batch, source, replayed=False)
     like = bench.build()
     model, source = (HuggingFace(like, bench.size).to(bench.device).train() for _ in range(2))
     loss = hugging_face(bench, model, source)
-    yield Variant("GTA by Hugging Face's output_attentions", model, loss, source)
+    yield Variant("GTA by Hugging Face's output_attentions", model, loss, batch, source, replayed=False)
     if compiled and can_compile(bench.device):
         model = bench.build()
         model.compile(dynamic=False)
-        yield Variant("plain, compiled", model, plain(bench, model))
+        yield Variant("plain, compiled", model, plain(bench, model), batch)
         model, source = bench.build(), bench.build()
         model.compile(dynamic=False)
-        yield Variant("GTA, compiled", model, guided(bench, model, source, contexts), source)
+        yield Variant("GTA, compiled", model, guided(bench, model, source, contexts), batch, source)
 
 
 def main() -> None:
@@ -263,7 +290,7 @@ def main() -> None:
     device = pick_device()
     images = torch.randn(arguments.batch, 3, arguments.size, arguments.size, device=device)
     labels = torch.randint(CLASSES, (arguments.batch,), device=device)
-    bench = Bench(arguments.model, arguments.size, arguments.precision, device, images, labels)
+    bench = Bench(arguments.model, arguments.size, arguments.precision, device, Batch(images, labels))
     with ExitStack() as contexts:
         found = []
         for variant in variants(bench, arguments.compile, contexts):
@@ -288,20 +315,17 @@ def main() -> None:
 
 
 def prepare(variant: Variant, device: torch.device) -> None:
-    """Counts what a step does and takes, after steps that compile and allocate."""
-    graphs = held_by_graphs()
+    """Counts what a step does and takes; it is compiled in the first, and captured in the second one."""
     with (
         FlopCounterMode(display=False, custom_mapping=COUNTED) as counter,
         torch.compiler.set_stance("force_eager"),
-        patch.object(gta.beside, "SHAPES", 0),  # what a CUDA graph replays is not counted
     ):
-        variant.step()
+        variant.gradient(variant.batch)
     variant.flops = counter.get_total_flops()
-    for _ in range(3):
-        variant.step()
+    variant.step()
     held = 4 * _bytes(variant.model) + _bytes(variant.source)  # weights, gradients, two moments
-    held += held_by_graphs() - graphs
     variant.memory = (peak_memory(variant.step, device) + held) / 2**20
+    variant.step()
 
 
 def _bytes(model: nn.Module | None) -> int:
@@ -312,13 +336,17 @@ def _bytes(model: nn.Module | None) -> int:
     return sum(each.nbytes for each in model.parameters()) + sum(2 * int(each.numel()) for each in packed)
 
 
+def _kind(variant: Variant) -> str:
+    kind = variant.name.partition(", ")[2]
+    return kind if kind in LIKE else ""
+
+
 def summary(found: list[Variant], rate: float) -> pd.DataFrame:
-    """A row a variant: ms, quartiles, ratio to the first (of compiled ones to the compiled plain one), share
-    of the matrix rate, memory."""
+    """A row a variant: ms, quartiles, ratio to the first (see LIKE), share of the matrix rate, memory."""
     rows = []
     for variant in found:
         quartiles = np.percentile(variant.seconds, [25, 50, 75])
-        alike = [each for each in found if ("compiled" in each.name) == ("compiled" in variant.name)]
+        alike = [each for each in found if _kind(each) == _kind(variant)]
         rows.append(
             {
                 "step": variant.name,

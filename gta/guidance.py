@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -126,8 +127,9 @@ class Guide:
         )
 
     def _selected(self, rows: Tensor) -> Tensor:
-        chosen = rows if len(self.heads) == rows.shape[2] else rows[:, :, self.heads]
-        return chosen[..., self.first_column :]
+        if len(self.heads) < rows.shape[2]:  # not by a list, which would be sent to the device in each step
+            rows = torch.stack([rows[:, :, head] for head in self.heads], dim=2)
+        return rows[..., self.first_column :]
 
 
 def numbers(what: str, wanted: Sequence[int] | Literal["all"], count: int) -> list[int]:

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gta.attention import LogitRecorder, layout_of
-from gta.mixing import Mixed, mix, mixed_targets, transmix_share
+from gta.crops import sent
+from gta.mixing import Mixed, mix, mixed_targets, pasted_patches, transmix_share
 from gta.models import normalise
 from gta.penalties.base import Batch
 from gta.precision import autocast
@@ -21,61 +22,75 @@ if TYPE_CHECKING:
     from gta.train import Run
 
 
-class _Whole(NamedTuple):
-    """A step's whole batch, of which each shard takes its rows."""
+class Whole(NamedTuple):
+    """A step's whole batch, of which each shard takes its rows: all that differs from step to step, as
+    tensors on one device (gta.replay)."""
 
     images: Tensor
-    """(B, 3, H, W), normalised and, where `mixed`, mixed."""
+    """(B, 3, H, W), normalised and, where the method mixes, mixed."""
     labels: Tensor
-    mixed: Mixed | None
+    """(B), of the images before they were mixed."""
+    weights: Tensor
+    """Of the penalties, in their order; float32."""
+    share: Tensor | None
+    """Of the mirrored image in each mixed one, a scalar, float64; None where none is mixed."""
+    pasted: Tensor | None
+    """Share of each patch that was pasted, where TransMix reads that."""
     keys: Tensor | None
     """(B, 3, H, W): the second views."""
 
 
-def add_gradient(
-    run: Run, views: Tensor, labels: Tensor, step: int, attention: LogitRecorder | None
-) -> Tensor:
+def whole_of(run: Run, views: Tensor, labels: Tensor, step: int) -> Whole:
+    """The batch as the model is to see it. views: (B, views, 3, H, W), uint8; labels: (B)."""
+    images = normalise(views[:, 0], run.card)
+    mixed = _mixed(run, images, step)
+    weights = torch.tensor([_weight(run, kind, step) for kind in run.penalties], dtype=torch.float32)
+    reads = mixed is not None and run.method.mixing == "transmix"
+    return Whole(
+        images=images if mixed is None else mixed.images,
+        labels=labels,
+        weights=sent(weights, images.device),
+        share=None if mixed is None else sent(torch.tensor(mixed.share, dtype=torch.float64), images.device),
+        pasted=pasted_patches(mixed, layout_of(run.model).grid) if mixed is not None and reads else None,
+        keys=normalise(views[:, 1], run.card) if views.shape[1] > 1 else None,
+    )
+
+
+def add_gradient(run: Run, attention: LogitRecorder | None, batch: Whole) -> Tensor:
     """Adds to the parameters the gradient of what this process's shards add to the batch's mean loss.
 
     Returns what they add to the means of: cross-entropy, the penalties, loss, accuracy on unmixed labels.
-    views: (B, views, 3, H, W), uint8, labels: (B), of the whole batch.
+    attention: of the last block, where the method's mixing reads it.
     """
-    images = normalise(views[:, 0], run.card)
-    mixed = _mixed(run, images, step)
-    keys = normalise(views[:, 1], run.card) if views.shape[1] > 1 else None
-    batch = _Whole(images if mixed is None else mixed.images, labels, mixed, keys)
     added = []
-    for shard in shards_of(len(labels), run.settings.accumulate):
-        parts = _losses(run, batch, shard, step, attention)
+    for shard in shards_of(len(batch.labels), run.settings.accumulate):
+        parts = _losses(run, attention, batch, shard)
         (shard.share * parts[-2]).backward()  # type: ignore[no-untyped-call]  # torch does not type it
         added.append(shard.share * torch.stack(parts).detach())
     return torch.stack(added).sum(0)
 
 
-def _losses(
-    run: Run, whole: _Whole, shard: Shard, step: int, attention: LogitRecorder | None
-) -> list[Tensor]:
+def _losses(run: Run, attention: LogitRecorder | None, whole: Whole, shard: Shard) -> list[Tensor]:
     """One forward pass: cross-entropy, the penalties, loss, accuracy, each the shard's mean."""
-    images, labels, smoothing = (
-        whole.images[shard.rows],
-        whole.labels[shard.rows],
-        run.settings.label_smoothing,
-    )
+    images, labels = whole.images[shard.rows], whole.labels[shard.rows]
     with autocast(run.settings.precision, run.device):
         logits = run.model(images).float()
     targets = F.one_hot(labels, logits.shape[1]).float()
-    if whole.mixed is not None:
-        mirrored = whole.labels.flip(0)[shard.rows]
-        share = _pasted_share(run, whole.mixed, attention)
-        targets = mixed_targets(labels, mirrored, share, logits.shape[1])
-    wanted = labels if whole.mixed is None else targets
-    parts = [F.cross_entropy(logits, wanted, label_smoothing=smoothing)]
+    wanted = labels
+    if whole.share is not None:
+        mirrored, share = whole.labels.flip(0)[shard.rows], whole.share
+        if whole.pasted is not None:
+            assert attention is not None  # TransMix has it recorded
+            prefix = layout_of(run.model).prefix
+            share = transmix_share(attention.stacked()[0], share, whole.pasted, prefix)
+        wanted = targets = mixed_targets(labels, mirrored, share, logits.shape[1])
+    parts = [F.cross_entropy(logits, wanted, label_smoothing=run.settings.label_smoothing)]
     loss = parts[0]
     keys = None if whole.keys is None else whole.keys[shard.rows]
     batch = Batch(images, labels, targets, logits, keys, shard)
-    for kind, penalty in run.penalties.items():
+    for weight, penalty in zip(whole.weights, run.penalties.values(), strict=True):
         parts.append(penalty(batch))
-        loss = loss + _weight(run, kind, step) * parts[-1]
+        loss = loss + weight * parts[-1]
     return [*parts, loss, (logits.argmax(1) == labels).float().mean()]
 
 
@@ -87,13 +102,6 @@ def _mixed(run: Run, images: Tensor, step: int) -> Mixed | None:
     if np.random.default_rng((run.seed, step, 0)).random() >= options.probability:
         return None
     return mix(images, run.method.mixing, options.alpha, (run.seed, step, 1))
-
-
-def _pasted_share(run: Run, mixed: Mixed, attention: LogitRecorder | None) -> float | Tensor:
-    if attention is None:
-        return mixed.share
-    layout = layout_of(run.model)
-    return transmix_share(attention.stacked()[0], mixed, layout.prefix, layout.grid)
 
 
 def _weight(run: Run, kind: str, step: int) -> float:

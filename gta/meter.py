@@ -35,20 +35,12 @@ def restart(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: of all tensors on a GPU since `restart`, and of its CUDA graphs; else the peak of this process's
-    resident set since its start."""
+    """Bytes: of all tensors on a GPU since `restart`, those of CUDA graphs as they were captured; else the
+    peak of this process's resident set since its start."""
     if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device)) + held_by_graphs()
+        return int(torch.cuda.max_memory_allocated(device))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak if sys.platform == "darwin" else 1024 * peak)  # KiB on Linux
-
-
-def held_by_graphs() -> int:
-    """Bytes of GPU memory that CUDA graphs keep for themselves."""
-    if not torch.cuda.is_available():
-        return 0
-    segments = torch.cuda.memory_snapshot()  # type: ignore[no-untyped-call]  # torch does not type it
-    return sum(each["total_size"] for each in segments if tuple(each["segment_pool_id"]) != (0, 0))
 
 
 def memory_of(device: torch.device) -> str:

@@ -63,24 +63,30 @@ def random_box(height: int, width: int, side: float, rng: np.random.Generator) -
 def mixed_targets(
     labels: Int[Tensor, " batch"],
     mirrored: Int[Tensor, " batch"],
-    share: float | Float[Tensor, " batch"],
+    share: Float[Tensor, ""] | Float[Tensor, " batch"],
     num_classes: int,
 ) -> Float[Tensor, "batch num_classes"]:
     """(1 - share) of each image's own class and `share` of its mirror's. mirrored: the mirrors' labels."""
     own, other = (F.one_hot(classes, num_classes).float() for classes in (labels, mirrored))
-    part = share[:, None] if isinstance(share, Tensor) else share
+    part = share[:, None] if share.ndim else share
     return own * (1 - part) + other * part
 
 
-def transmix_share(
-    row: Float[Tensor, "batch heads tokens"], mixed: Mixed, prefix: int, grid: tuple[int, int]
-) -> Float[Tensor, " batch"]:
-    """TransMix's share of the pasted label. row: attention logits of [CLS]; grid: rows and columns of
-    patches."""
-    attention = row.detach().float().softmax(-1).mean(1)[:, prefix:]
+def pasted_patches(mixed: Mixed, grid: tuple[int, int]) -> Float[Tensor, " patches"]:
+    """1 for each patch whose first pixel was pasted, else 0. grid: rows and columns of patches."""
     assert mixed.box is not None  # only CutMix pastes
     y0, y1, x0, x1 = mixed.box
-    mask = row.new_zeros((1, 1, *mixed.images.shape[2:]), dtype=attention.dtype)
+    mask = mixed.images.new_zeros((1, 1, *mixed.images.shape[2:]))
     mask[:, :, y0:y1, x0:x1] = 1
-    inside = F.interpolate(mask, grid, mode="nearest").flatten()
-    return (mixed.share + (attention * inside).sum(1) / attention.sum(1)) / 2
+    return F.interpolate(mask, grid, mode="nearest").flatten()
+
+
+def transmix_share(
+    row: Float[Tensor, "batch heads tokens"],
+    area: Float[Tensor, ""],
+    pasted: Float[Tensor, " patches"],
+    prefix: int,
+) -> Float[Tensor, " batch"]:
+    """TransMix's share of the pasted label. row: attention logits of [CLS]; area: the pasted box's share."""
+    attention = row.detach().float().softmax(-1).mean(1)[:, prefix:]
+    return (area + (attention * pasted).sum(1) / attention.sum(1)) / 2

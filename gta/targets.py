@@ -73,7 +73,6 @@ class Targets:
             part = slice(self._next, self._next + len(images))
             self._next = part.stop
             if self._given is not None:
-                self._given = self._given.to(images.device)
                 recorder.rows = dict(zip(recorder.layers, self._given[part].unbind(1), strict=True))
                 return
             look(images, **options)
@@ -118,7 +117,7 @@ class Targets:
             if self._fits(rows.nbytes):
                 self._use()
                 with atomic_file(path, by=self.cell) as partial:
-                    save_file({"rows": rows.cpu().contiguous()}, partial)
+                    save_file({"rows": rows.contiguous()}, partial)
         except (OSError, SafetensorError) as error:
             log.warning(f"{path}: the source's attention is not kept for other cells: {error}")
             self.limit = 0

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,13 +26,14 @@ from gta.batches import Epochs, Loader
 from gta.beside import beside
 from gta.errors import InputError
 from gta.kernels import lighten
-from gta.losses import add_gradient
+from gta.losses import Whole, add_gradient, whole_of
 from gta.meter import Cost, restart, spent
 from gta.methods import Method
 from gta.models import Card
 from gta.optim import build_optimizer, lr_at, set_lr
 from gta.penalties.base import Penalty
 from gta.precision import takes_bf16
+from gta.replay import Replayed
 from gta.shards import add_up, agreed, rank, start_alike
 from gta.targets import Targets
 
@@ -99,7 +101,7 @@ def train(run: Run, checkpoint: Path) -> Trained:
     start_alike([run.model, run.penalties])
     started = saved = time.monotonic()
     with ExitStack() as contexts:
-        attention = _attach(run, contexts)
+        gradient = _gradient(run, optimizer, _attach(run, contexts))
         done = len(history) * len(run.loader)
         title = f"{run.method.name}, seed {run.seed}"
         hidden = True if rank() else None  # None: where nobody looks
@@ -107,7 +109,7 @@ def train(run: Run, checkpoint: Path) -> Trained:
         contexts.enter_context(logging_redirect_tqdm())
         for epoch in range(len(history), run.epochs):
             with run.targets.epoch(epoch, run.sampler.count) if run.targets else nullcontext():
-                row = _train_epoch(run, epoch, optimizer, attention, bar)
+                row = _train_epoch(run, epoch, optimizer, gradient, bar)
             history.append({"seed": run.seed, "epoch": epoch + 1, **row, **_validate(run, epoch)})
             log.info(" ".join(f"{key} {_short(value)}" for key, value in history[-1].items()))
             warned = agreed(warning.came())
@@ -136,17 +138,30 @@ def _attach(run: Run, contexts: ExitStack) -> LogitRecorder | None:
         if takes_bf16(run.settings.precision, run.device):
             lighten(run.source, only_attention, packed=not compiled)
         seen = recorders if only_attention else ()
-        contexts.enter_context(
-            beside(run.source, run.model, seen, compiled=compiled, replayed=True, targets=run.targets)
-        )
+        contexts.enter_context(beside(run.source, run.model, seen, compiled=compiled, targets=run.targets))
     if run.method.mixing != "transmix":
         return None
     last = len(layout_of(run.model).attentions) - 1
     return contexts.enter_context(record_logits(run.model, [last]))
 
 
+def _gradient(
+    run: Run, optimizer: torch.optim.Optimizer, attention: LogitRecorder | None
+) -> Callable[[Whole], Tensor]:
+    """What adds a step's gradient to the parameters, and returns its losses."""
+    gradient = partial(add_gradient, run, attention)
+    penalties = [penalty for penalty in run.penalties.children() if isinstance(penalty, Penalty)]
+    if not all(penalty.replayable for penalty in penalties):
+        return gradient
+    return Replayed(gradient, _trained(optimizer))
+
+
+def _trained(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
 def _train_epoch(
-    run: Run, epoch: int, optimizer: torch.optim.Optimizer, attention: LogitRecorder | None, bar: Bar
+    run: Run, epoch: int, optimizer: torch.optim.Optimizer, gradient: Callable[[Whole], Tensor], bar: Bar
 ) -> dict[str, float]:
     """One pass over the training images; the means over images of loss, its components and accuracy."""
     run.model.train()
@@ -162,7 +177,7 @@ def _train_epoch(
         set_lr(optimizer, run.settings.lr * lr_at(first + number, run.steps, run.settings.warmup))
         views, labels = (batch.to(run.device, non_blocking=True) for batch in (views, labels))
         optimizer.zero_grad(set_to_none=True)
-        pending.append(add_gradient(run, views, labels, first + number, attention))
+        pending.append(gradient(whole_of(run, views, labels, first + number)))
         _update(run, optimizer)
         sizes.append(len(labels))
         if len(pending) == CHECK_EVERY or number + 1 == len(run.loader):
@@ -186,7 +201,7 @@ def _train_epoch(
 
 def _update(run: Run, optimizer: torch.optim.Optimizer) -> None:
     """A step along the gradient of the whole batch, to which every process has added its shards'."""
-    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    trained = _trained(optimizer)
     add_up([parameter.grad for parameter in trained if parameter.grad is not None])
     if run.settings.clip_norm is not None:
         nn.utils.clip_grad_norm_(trained, run.settings.clip_norm)

@@ -89,8 +89,9 @@ class Cell:
         return f"seed{seed}-{fingerprint(parts, [self.source])}"
 
     def targets(self, seed: int, folder: Path) -> Targets | None:
-        """Where the source's [CLS] rows are kept, if nothing else is read of it and they are to be kept."""
-        if reads_source(self.method) != {"gta"} or not self.settings.targets_gb:
+        """Where the source's [CLS] rows are kept, if nothing else is read of it and they are to be kept: not
+        of a GPU, whose steps are replayed with the source in them (gta.replay)."""
+        if reads_source(self.method) != {"gta"} or not self.settings.targets_gb or self.device.type != "cpu":
             return None
         mixing = self.method.mixing
         parts = {

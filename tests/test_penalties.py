@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from tiny import centre_views, training
 from torch import Tensor
 
-from gta.mixing import mix, mixed_targets, random_box, transmix_share
+from gta.mixing import mix, mixed_targets, pasted_patches, random_box, transmix_share
 from gta.optim import build_optimizer
 from gta.penalties.attention_transfer import map_cross_entropy
 from gta.penalties.base import Batch
@@ -281,7 +281,7 @@ def test_mixup_and_cutmix() -> None:
             assert torch.equal(pasted.images[:, :, y, x], (images.flip(0) if inside else images)[:, :, y, x])
     assert pasted.share == pytest.approx((y1 - y0) * (x1 - x0) / 96)
     assert torch.equal(mix(images, "cutmix", 1.0, (1, 2)).images, pasted.images)
-    targets = mixed_targets(torch.tensor([0, 1, 2, 2]), torch.tensor([2, 2, 1, 0]), 0.25, 3)
+    targets = mixed_targets(torch.tensor([0, 1, 2, 2]), torch.tensor([2, 2, 1, 0]), torch.tensor(0.25), 3)
     assert targets.tolist() == [[0.75, 0, 0.25], [0, 0.75, 0.25], [0, 0.25, 0.75], [0.25, 0, 0.75]]
 
 
@@ -305,7 +305,8 @@ def test_transmix_against_its_rule_in_loops() -> None:
         mixed = mix(images, "cutmix", 1.0, (seed,))
         assert mixed.box is not None
         y0, y1, x0, x1 = mixed.box
-        got = transmix_share(logits, mixed, prefix, (rows, columns))
+        patches = pasted_patches(mixed, (rows, columns))
+        got = transmix_share(logits, torch.tensor(mixed.share), patches, prefix)
         for image in range(batch):
             inside = total = 0.0
             for head in range(heads):

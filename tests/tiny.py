@@ -105,29 +105,37 @@ def packed(folder: Path, rows: pd.DataFrame) -> Pixels:
     return Pixels(path)
 
 
-def centre_views(folder: Path) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def centre_views(folder: Path, device: str = "cpu") -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """The images of `training` as they are seen in evaluation."""
     rows = images(folder)
     for batch in centre_loader(CentreImages(packed(folder, rows), rows, 32, 1.0), 4, 0):
-        yield normalise(batch["image"], CARD), batch["label"]
+        yield normalise(batch["image"].to(device), CARD), batch["label"].to(device)
 
 
-def training(folder: Path, method: str = "baseline", seed: int = 0, classes: int = 0, **changes: Any) -> Run:
-    """One seed of a cell on noise; `classes`: outputs of the source's own head."""
+def training(
+    folder: Path,
+    method: str = "baseline",
+    seed: int = 0,
+    classes: int = 0,
+    on: str = "cpu",
+    **changes: Any,
+) -> Run:
+    """One seed of a cell on noise; `classes`: outputs of the source's own head; `on`: the device."""
     section, stored = settings(**changes), source_file(folder, num_classes=classes)
     parsed = parse_method(method)
     torch.manual_seed(seed)
     model, card = start_from(stored, 2, section.drop_path)
     source, _ = load(stored)
-    restrict(model, parsed.scope, section.lora, torch.zeros(1, 3, 32, 32))
+    model, source = model.to(on), source.to(on)
+    restrict(model, parsed.scope, section.lora, torch.zeros(1, 3, 32, 32, device=on))
     rows = images(folder)
     crop = Crop((0.5, 1.0), (0.75, 1.3333), section.flip)
     views = 2 if needs_keys(parsed) else 1
     seen = TrainImages(packed(folder, rows), rows, card.image_size, crop, seed, views)
-    loader, sampler = train_loader(seen, section.batch_size, section.workers, torch.device("cpu"))
+    device = torch.device(on)
+    loader, sampler = train_loader(seen, section.batch_size, section.workers, device)
 
     penalties = build_penalties(
-        parsed, Setting(model, source, section, 2, partial(centre_views, folder), nullcontext)
+        parsed, Setting(model, source, section, 2, partial(centre_views, folder, on), nullcontext)
     )
-    device = torch.device("cpu")
     return Run(model, card, source, parsed, penalties, section, seed, device, loader, sampler, validate=None)

@@ -76,8 +76,8 @@ class Finetune(Section):
     checkpoint_seconds: NotNegative
     """A checkpoint at the end of an epoch if the last one is at least this old. No effect on results."""
     targets_gb: NotNegative
-    """GB that runs/targets may take, where the source's [CLS] rows are kept for cells that see the same
-    views, such as a sweep of GTA's weight; 0: nothing is kept. No effect on results."""
+    """GB that runs/targets may take, where training on a CPU keeps the source's [CLS] rows for cells that
+    see the same views, such as a sweep of GTA's weight; 0: nothing is kept. No effect on results."""
     gta: Gta
     at: At
     l2sp: L2sp

@@ -65,6 +65,8 @@ class Penalty(nn.Module):
     """Whether it stands in for weight decay, which is then off."""
     needs_keys = False
     """Whether every image is needed in a second random view."""
+    replayable = True
+    """Whether it is a function of tensors that never waits for the GPU, as `gta.replay` needs it."""
 
     def attached(self) -> AbstractContextManager[Any]:
         """Whatever the penalty reads of the models, recorded while the context lasts."""

@@ -48,6 +48,7 @@ class BiTuning(Penalty):
     """Contrast of projections and of features."""
 
     needs_keys = True
+    replayable = False
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()

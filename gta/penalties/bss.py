@@ -29,6 +29,10 @@ def spectral_shrinkage(features: Float[Tensor, "batch width"], count: int) -> Fl
 
 
 class SpectralShrinkage(Penalty):
+    """What is smallest of a batch's features."""
+
+    replayable = False
+
     def __init__(self, setting: Setting) -> None:
         super().__init__()
         if setting.settings.accumulate > 1:
