@@ -302,6 +302,8 @@ def main() -> None:
             rates.append(matrix_rate(device))
             for variant in found:
                 variant.seconds.append(timed(variant.step, arguments.steps, device))
+        for variant in found:
+            count(variant)
     table = summary(found, float(np.median(rates)))
     facts = {
         **{
@@ -315,17 +317,21 @@ def main() -> None:
 
 
 def prepare(variant: Variant, device: torch.device) -> None:
-    """Counts what a step does and takes; it is compiled in the first, and captured in the second one."""
+    """Makes the steps in which it is compiled, and captured, whose memory is a replayed one's."""
+    variant.step()
+    held = 4 * _bytes(variant.model) + _bytes(variant.source)  # weights, gradients, two moments
+    variant.memory = (peak_memory(variant.step, device) + held) / 2**20
+    variant.step()
+
+
+def count(variant: Variant) -> None:
+    """Counts what a step does, which no replayed one would tell."""
     with (
         FlopCounterMode(display=False, custom_mapping=COUNTED) as counter,
         torch.compiler.set_stance("force_eager"),
     ):
         variant.gradient(variant.batch)
     variant.flops = counter.get_total_flops()
-    variant.step()
-    held = 4 * _bytes(variant.model) + _bytes(variant.source)  # weights, gradients, two moments
-    variant.memory = (peak_memory(variant.step, device) + held) / 2**20
-    variant.step()
 
 
 def _bytes(model: nn.Module | None) -> int:

@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from gta.crops import Resident, memory_to_cut, sent
+from gta.crops import Resident, memory_to_cut
 from gta.pixels import Pixels
+from gta.precision import sent
 from gta.views import Crop, View, box_mask, centre_mask, centre_view, draw, train_view
 
 log = logging.getLogger(__name__)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gta.pixels import Pixels
+from gta.precision import sent
 from gta.views import View
 
 A = -0.5
@@ -68,11 +69,6 @@ class Resident:
 def _inside(pixel: Tensor, length: Tensor) -> Tensor:
     """Pixels (P) of sides of `length` (B) pixels, the last for those beyond: (B, P)."""
     return torch.minimum(pixel, length[:, None] - 1)
-
-
-def sent(values: Tensor, device: torch.device) -> Tensor:
-    """On `device`, without waiting for what it is doing: an ordinary copy to a GPU would."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
 
 
 def bicubic(start: Tensor, end: Tensor, length: Tensor, size: int, longest: int) -> Tensor:

@@ -11,11 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gta.attention import LogitRecorder, layout_of
-from gta.crops import sent
 from gta.mixing import Mixed, mix, mixed_targets, pasted_patches, transmix_share
 from gta.models import normalise
 from gta.penalties.base import Batch
-from gta.precision import autocast
+from gta.precision import autocast, sent
 from gta.shards import Shard, shards_of
 
 if TYPE_CHECKING:

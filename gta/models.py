@@ -19,6 +19,7 @@ import gta.demo_vit  # noqa: F401 registers the demo's model with timm
 from gta.atomic import atomic_file
 from gta.attention import layout_of
 from gta.errors import InputError
+from gta.precision import sent
 
 HEADS = ("head.", "head_dist.")
 """How names of the weights of classifiers start."""
@@ -151,6 +152,5 @@ def normalise(
     images: UInt8[Tensor, "batch 3 height width"], card: Card
 ) -> Float[Tensor, "batch 3 height width"]:
     """Bytes to float32 with the card's mean and standard deviation taken off."""
-    mean = torch.tensor(card.mean, device=images.device).view(3, 1, 1)
-    std = torch.tensor(card.std, device=images.device).view(3, 1, 1)
+    mean, std = sent(torch.tensor([card.mean, card.std]), images.device).view(2, 3, 1, 1).unbind()
     return (images.float() / 255 - mean) / std

@@ -6,6 +6,7 @@ waits.
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -38,8 +39,9 @@ class Replayed(Generic[Inputs]):
     function of them, of weights and of the GPU's random numbers alone: whatever else it reads stays as it was
     when a graph was captured, and hooks do not run again. Inputs of a new kind (what is there, of which
     shape) run as they come the first time, while libraries choose their kernels and torch.compile compiles;
-    the second time they are captured. On a CPU everything runs as it comes, as it does where the GPU can
-    keep no graph, which is logged. The parameters' `.grad` has to be None at each call.
+    the second time they are captured. On a CPU everything runs as it comes, as it does from where the GPU
+    cannot keep a graph, or lacks the memory, which is logged. The parameters' `.grad` has to be None at each
+    call.
     """
 
     def __init__(self, gradient: Callable[[Inputs], Tensor], parameters: Sequence[Tensor]) -> None:
@@ -53,19 +55,13 @@ class Replayed(Generic[Inputs]):
         on_a_gpu = next(each for each in inputs if each is not None).is_cuda
         if self._fails or not on_a_gpu or (kind not in self._graphs and len(self._graphs) == KINDS):
             return self._gradient(inputs)
-        if kind not in self._graphs:
-            self._graphs[kind] = None
-            return self._launched(inputs)
-        graph = self._graphs[kind] or self._captured(kind, inputs)
-        if graph is None:
-            return self._gradient(inputs)
-        for kept, given in zip(graph.inputs, inputs, strict=True):
-            if kept is not None and given is not None:
-                kept.copy_(given)
-        graph.graph.replay()
-        for parameter, gradient in zip(self._parameters, graph.gradients, strict=True):
-            parameter.grad = gradient
-        return graph.result.clone()
+        try:
+            return self._replayed(kind, inputs) if kind in self._graphs else self._launched(kind, inputs)
+        except RuntimeError as error:
+            if not self._graphs:  # it was no graph's fault
+                raise
+            self._give_up(error.__context__ or error)
+        return self._gradient(inputs)
 
     @cached_property
     def _stream(self) -> torch.cuda.Stream:
@@ -73,26 +69,25 @@ class Replayed(Generic[Inputs]):
         the stream that has used it first."""
         return torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch does not type it
 
-    def _launched(self, inputs: Inputs) -> Tensor:
+    def _launched(self, kind: Kind, inputs: Inputs) -> Tensor:
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             result = self._gradient(inputs)
         torch.cuda.current_stream().wait_stream(self._stream)
+        self._graphs[kind] = None
         return result
 
-    def _captured(self, kind: Kind, inputs: Inputs) -> _Graph | None:
-        """A new graph; None where the GPU can keep none."""
-        try:
-            self._graphs[kind] = self._capture(inputs)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            self._fails = True
-            for parameter in self._parameters:
-                parameter.grad = None
-            reason = str(error).splitlines()[0]
-            log.warning(f"a step cannot be kept as a CUDA graph, and is launched each time: {reason}")
-        return self._graphs[kind]
+    def _replayed(self, kind: Kind, inputs: Inputs) -> Tensor:
+        graph = self._graphs[kind] or self._capture(inputs)
+        self._graphs[kind] = graph
+        for kept, given in zip(graph.inputs, inputs, strict=True):
+            if kept is not None and given is not None:
+                kept.copy_(given)
+        graph.graph.replay()
+        for parameter, gradient in zip(self._parameters, graph.gradients, strict=True):
+            # another tensor of the same memory: gta.shards gives it memory of its own
+            parameter.grad = None if gradient is None else gradient.detach()
+        return graph.result.clone()
 
     def _capture(self, inputs: Inputs) -> _Graph:
         make: Any = type(inputs)
@@ -100,7 +95,17 @@ class Replayed(Generic[Inputs]):
         graph = torch.cuda.CUDAGraph()
         others = [each.graph.pool() for each in self._graphs.values() if each is not None]
         pool = others[0] if others else None  # as never two of them run at once
+        gc.collect()  # no other graph may be freed meanwhile
         # loaders use CUDA meanwhile, in threads of their own
         with torch.cuda.graph(graph, pool, self._stream, capture_error_mode="thread_local"):
             result = self._gradient(kept)
         return _Graph(graph, kept, result, [parameter.grad for parameter in self._parameters])
+
+    def _give_up(self, error: BaseException) -> None:
+        self._fails = True
+        self._graphs.clear()
+        for parameter in self._parameters:
+            parameter.grad = None
+        torch.cuda.empty_cache()
+        reason = str(error).splitlines()[0]
+        log.warning(f"steps are not kept as CUDA graphs, but launched each time: {reason}")

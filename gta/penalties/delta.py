@@ -39,13 +39,16 @@ class BlockOutputs:
         self.values: list[Tensor] = []
 
     def __enter__(self) -> BlockOutputs:
-        self._handles = [self._blocks[0].register_forward_pre_hook(lambda *_: self.values.clear())]
+        self._handles = [self._blocks[0].register_forward_pre_hook(self._start)]
         self._handles += [block.register_forward_hook(self._keep) for block in self._blocks]
         return self
 
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
+
+    def _start(self, *_: object) -> None:
+        self.values = []  # cleared, what torch.compile made of an empty one would not fit the next pass
 
     def _keep(self, _: nn.Module, __: Any, output: Tensor) -> None:
         self.values.append(output)
