@@ -13,6 +13,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+import gta.demo_vit  # noqa: F401 registers the demo's model with timm
 from gta.attention import LogitRecorder, layout_of, record_logits
 from gta.errors import InputError
 
