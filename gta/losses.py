@@ -34,7 +34,7 @@ class Whole(NamedTuple):
     share: Tensor | None
     """Of the mirrored image in each mixed one, a scalar, float64; None where none is mixed."""
     pasted: Tensor | None
-    """Share of each patch that was pasted, where TransMix reads that."""
+    """(patches): 1 for those that were pasted, where TransMix reads it."""
     keys: Tensor | None
     """(B, 3, H, W): the second views."""
 
@@ -44,15 +44,13 @@ def whole_of(run: Run, views: Tensor, labels: Tensor, step: int) -> Whole:
     images = normalise(views[:, 0], run.card)
     mixed = _mixed(run, images, step)
     weights = torch.tensor([_weight(run, kind, step) for kind in run.penalties], dtype=torch.float32)
-    reads = mixed is not None and run.method.mixing == "transmix"
-    return Whole(
-        images=images if mixed is None else mixed.images,
-        labels=labels,
-        weights=sent(weights, images.device),
-        share=None if mixed is None else sent(torch.tensor(mixed.share, dtype=torch.float64), images.device),
-        pasted=pasted_patches(mixed, layout_of(run.model).grid) if mixed is not None and reads else None,
-        keys=normalise(views[:, 1], run.card) if views.shape[1] > 1 else None,
-    )
+    share = pasted = None
+    if mixed is not None:
+        images, share = mixed.images, sent(torch.tensor(mixed.share, dtype=torch.float64), images.device)
+        if run.method.mixing == "transmix":
+            pasted = pasted_patches(mixed, layout_of(run.model).grid)
+    keys = normalise(views[:, 1], run.card) if views.shape[1] > 1 else None
+    return Whole(images, labels, sent(weights, images.device), share, pasted, keys)
 
 
 def add_gradient(run: Run, attention: LogitRecorder | None, batch: Whole) -> Tensor:
