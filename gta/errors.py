@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
+import gc
 import logging
 import os
 import select
@@ -11,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 SHELLS = {"sh", "dash", "bash", "zsh", "ksh", "fish", "busybox"}
 """Between DVC and a stage stands one of these, where it does not replace itself by the stage."""
@@ -39,30 +42,45 @@ def run(main: Callable[[], None]) -> None:
     """Runs a stage: logs to stderr; an InputError, or a fault of the disk, becomes one plain line and exit
     status 1, Ctrl-C a line and 130.
 
-    The stage ends with `dvc repro`, or with the process that launched it, even where that is killed: else a
-    second `dvc repro` would find a first stage still writing. (Linux; elsewhere a killed DVC leaves its stage
-    running.)
+    A program's own `main` ends the process once it has returned. The stage ends with `dvc repro`, or with the
+    process that launched it, even where that is killed: else a second `dvc repro` would find a first stage
+    still writing. (Linux; elsewhere a killed DVC leaves its stage running.)
     """
+    gc.enable()  # which a stage leaves off while it imports
     if sys.platform == "linux" and not {LAUNCHER, "DVC_STAGE"}.isdisjoint(os.environ):
         parent = int(os.environ[LAUNCHER]) if LAUNCHER in os.environ else _dvc()
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for noisy in ("httpx", "PIL", "matplotlib", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    status = 0
     try:
         main()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        status = 1
     except OSError as error:
         if error.errno not in DISK or error.filename is None:
             raise
         advice = f"{DISK[error.errno]}, then `make repro` goes on"
         print(f"error: {error.filename}: {error.strerror}; {advice}", file=sys.stderr)
-        sys.exit(1)
+        status = 1
     except KeyboardInterrupt:
         print("interrupted; `make repro` goes on", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+        status = 128 + signal.SIGINT
+    if main.__module__ == "__main__":
+        _leave(status)
+    if status:
+        sys.exit(status)
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends this process, whose work is done. Python would first take apart what was imported, which with
+    torch and timm takes more than a second."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _dvc() -> int | None:

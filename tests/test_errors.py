@@ -52,6 +52,34 @@ def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "interrupted; `make repro` goes on\n"
 
 
+def test_a_stage_leaves_without_taking_apart_what_it_imported() -> None:
+    """But not without what was to be done at its end, and with garbage collected while it worked."""
+    program = """
+import atexit, gc, sys, tempfile
+sys.argv[0] = "-m"
+import stages
+assert not gc.isenabled()
+from gta.errors import run
+class Kept:
+    def __del__(self):
+        print("taken apart")
+def main():
+    global kept, folder
+    assert gc.isenabled()
+    kept, folder = Kept(), tempfile.TemporaryDirectory()
+    atexit.register(lambda: print("at the end"))
+    print(folder.name)
+run(main)
+print("went on")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    folder, *rest = done.stdout.splitlines()
+    assert rest == ["at the end"]
+    assert not Path(folder).exists()
+
+
 @pytest.mark.parametrize("adopted", [True, False])
 def test_a_stage_whose_dvc_ended_while_it_was_loading_ends_too(adopted: bool, tmp_path: Path) -> None:
     code = (
