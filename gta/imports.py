@@ -10,7 +10,8 @@ def imported_files(script: Path, root: Path) -> set[str]:
     """Paths, relative to the repository `root`, of the modules that `script` imports at any depth.
 
     An import in a function counts. Imports for type checking alone do not: they change nothing that runs.
-    Nor do the packages' __init__ files, which hold a docstring and nothing else (a test sees to that).
+    Nor do the packages' __init__ files: gta's hold a docstring and nothing else (a test sees to that), and no
+    result depends on what is in that of stages.
     """
     found: set[str] = set()
     todo = [script]
