@@ -130,6 +130,14 @@ def test_package_files_hold_no_code() -> None:
         assert all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body), path
 
 
+def test_the_stages_package_file_holds_nothing_that_a_result_depends_on() -> None:
+    body = ast.parse((ROOT / "stages/__init__.py").read_text()).body
+    docstring, *imports, condition = body
+    assert isinstance(docstring, ast.Expr)
+    assert [ast.unparse(node) for node in imports] == ["import gc", "import sys"]
+    assert ast.unparse(condition) == "if sys.argv[0] == '-m':\n    gc.disable()"
+
+
 def ancestors(name: str) -> set[str]:
     """Stages and data files that `name` depends on, at any depth."""
     made_by = {out: other for other in SCRIPTS for out in paths(stage(other).get("outs", []))}
