@@ -102,8 +102,9 @@ class Variant:
 
     def __post_init__(self) -> None:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
-        replay = Replayed(self.gradient, list(self.model.parameters()))
-        self._add = replay if self.replayed else self.gradient
+        self._add: Callable[[Batch], Tensor] = self.gradient
+        if self.replayed:
+            self._add = Replayed(self.gradient, list(self.model.parameters()))
 
     def gradient(self, batch: Batch) -> Tensor:
         """Forward and backward."""

@@ -52,7 +52,7 @@ def beside(
     passed: Callable[..., None] = look
     if targets is not None:
         (recorder,) = recorders
-        passed = targets.instead(passed, recorder)
+        passed = targets.instead(look, recorder)
 
     def run_source(_: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
         if model.training and torch.is_grad_enabled():

@@ -23,7 +23,9 @@ def pick_device() -> torch.device:
 
 def sent(values: Tensor, device: torch.device) -> Tensor:
     """On `device`, without waiting for what it is doing: an ordinary copy to a GPU would."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
+    if device.type == "cuda":
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
 
 
 def described(device: torch.device) -> str:

@@ -127,7 +127,7 @@ def train(run: Run, checkpoint: Path) -> Trained:
 
 def _attach(run: Run, contexts: ExitStack) -> LogitRecorder | None:
     """Lets the penalties see what they read, and the source see the batches; returns what TransMix reads."""
-    penalties = [penalty for penalty in run.penalties.children() if isinstance(penalty, Penalty)]
+    penalties = _penalties(run)
     for penalty in penalties:
         contexts.enter_context(penalty.attached())
     readers = [penalty for penalty in penalties if penalty.needs_source]
@@ -150,10 +150,13 @@ def _gradient(
 ) -> Callable[[Whole], Tensor]:
     """What adds a step's gradient to the parameters, and returns its losses."""
     gradient = partial(add_gradient, run, attention)
-    penalties = [penalty for penalty in run.penalties.children() if isinstance(penalty, Penalty)]
-    if not all(penalty.replayable for penalty in penalties):
+    if not all(penalty.replayable for penalty in _penalties(run)):
         return gradient
     return Replayed(gradient, _trained(optimizer))
+
+
+def _penalties(run: Run) -> list[Penalty]:
+    return [penalty for penalty in run.penalties.children() if isinstance(penalty, Penalty)]
 
 
 def _trained(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
