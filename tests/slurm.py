@@ -33,9 +33,14 @@ TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 ReturnToService=2
+Epilog={folder}/epilog
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=2000
 PartitionName=all Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
+EPILOG = """#!/bin/sh
+test ! -e {folder}/slow || test "$SLURM_JOB_ID" != "$(cat {folder}/slow)" || sleep 10
+"""
+"""What the node runs after a job, which is COMPLETING meanwhile; `slow` names the one that takes its time."""
 
 
 def missing() -> str:
@@ -104,6 +109,8 @@ def slurm() -> Iterator[Slurm]:
             host=socket.gethostname(), folder=folder, controller=controller, node=node, cpus=os.cpu_count()
         )
     )
+    (folder / "epilog").write_text(EPILOG.format(folder=folder))
+    (folder / "epilog").chmod(0o755)
     (folder / "munge.key").write_bytes(secrets.token_bytes(64))
     (folder / "munge.key").chmod(0o400)
     files = [f"--{name}-file={folder}/munge.{name}" for name in ("key", "pid", "log", "seed")]

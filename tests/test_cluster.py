@@ -124,14 +124,18 @@ def cluster() -> Iterator[Slurm]:
 def test_slurm_of_which_the_node_is_killed_gives_what_a_serial_run_gives(
     prepared: Repository, serial: Repository, cluster: Slurm, tmp_path: Path
 ) -> None:
-    """The head dies too, and one job is warned of its time limit; the shell of its stage dies of that."""
+    """The head dies too, and one job is warned of its time limit; the shell of its stage dies of that, and
+    the node takes its time to clean up."""
     made = prepared.copy(tmp_path / "slurm")
     made.environment |= cluster.environment | {"SHELL": "/bin/sh"}
     set_up(made, executor="slurm")
-    with started(made) as head:
+    hasty = "from tools.cluster import slurm, __main__; slurm.LOST_AFTER = 0; __main__.main()"
+    with started(made, ["python", "-c", hasty]) as head:
         wait_for(lambda: checkpoint(made, "gta-0.1"))
         (recorded,) = (made.path / "runs/cluster/tasks/finetune@digits-100-gta-0.1").glob("*/job")
         job = recorded.read_text()
+        number = cluster.ask("squeue", "--noheader", "--format=%A", "--jobs", job).strip()
+        (cluster.folder / "slow").write_text(number)
         cluster.ask("scancel", "--signal=USR2", job)
         waiting = ["squeue", "--array", "--noheader", "--format=%i", "--states=PENDING"]
         wait_for(lambda: job in cluster.ask(*waiting).split())
@@ -141,7 +145,10 @@ def test_slurm_of_which_the_node_is_killed_gives_what_a_serial_run_gives(
     with started(made) as head:
         assert head.stdout is not None
         found = f"finetune@digits-100-gta-0.1: job {job} of an earlier call goes on"
-        assert any(found in line for line in head.stdout)  # up to that line, while the job waits
+        said = []
+        while found not in (line := head.stdout.readline()):  # up to that line, while the job waits
+            assert line, "".join(said)
+            said.append(line)
         cluster.ask("scontrol", "update", f"JobId={job}", "StartTime=now")  # else Slurm waits for two minutes
         output, _ = head.communicate(timeout=600)
     assert head.returncode == 0, output
@@ -183,7 +190,7 @@ echo "$1 $2" >> runs/state/log
 case $2 in
 bad) echo 'error: expected a good cell, got a bad one' >&2; exit 1;;
 once) test -e runs/state/once || { touch runs/state/once; kill -9 $$; };;
-slow) touch runs/state/slow; sleep 60;;
+slow) test -e runs/state/slow || { touch runs/state/slow; sleep 60; };;
 esac
 mkdir -p "$3" && echo "$1 $2" > "$3/out"
 """
@@ -199,10 +206,14 @@ def stubs(tmp_path: Path) -> Repository:
     (path / "cell.sh").write_text(CELL)
     (path / ".gitignore").write_text("/runs/\n")
     grid(made, "a", "b")
-    set_up(made, here=["check"], slurm={"default": small_cluster()["slurm"]["default"]})
+    set_up_stubs(made)
     for command in ("git init -q", "dvc init -q", "git add -A", "git commit -qm start"):
         made.run(*command.split())
     return made
+
+
+def set_up_stubs(repository: Repository, **changes: Any) -> None:
+    set_up(repository, here=["check"], slurm={"default": small_cluster()["slurm"]["default"]}, **changes)
 
 
 def grid(repository: Repository, *methods: str) -> None:
@@ -364,7 +375,7 @@ def test_a_mistake_is_one_line(
 
 
 def test_slurm_without_slurm_is_one_line(stubs: Repository) -> None:
-    set_up(stubs, executor="slurm", here=["check"], slurm={"default": small_cluster()["slurm"]["default"]})
+    set_up_stubs(stubs, executor="slurm")
     stubs.environment["PATH"] = f"{Path(ENVIRONMENT['PATH'].split(os.pathsep)[0])}"
     stubs.environment["PATH"] += f"{os.pathsep}{stubs.path / 'bin'}"
     (stubs.path / "bin").mkdir()
@@ -373,3 +384,29 @@ def test_slurm_without_slurm_is_one_line(stubs: Repository) -> None:
     assert output.endswith(
         "error: cluster.yaml: executor: 'slurm' needs sbatch, which is not found on this machine\n"
     )
+
+
+def test_slurm_that_does_not_answer_is_one_line(stubs: Repository, cluster: Slurm) -> None:
+    """Nothing is submitted: what an earlier call has submitted is not known."""
+    set_up_stubs(stubs, executor="slurm")
+    settings = (cluster.folder / "slurm.conf").read_text()
+    (stubs.path / "slurm.conf").write_text(settings.replace("munge.socket", "absent.socket"))
+    stubs.environment |= cluster.environment | {"SLURM_CONF": str(stubs.path / "slurm.conf")}
+    output = stubs.run(*COMMAND, status=1)
+    assert output.splitlines()[-1].startswith("error: Slurm does not answer: squeue: error: ")
+    assert cluster.ask("squeue", "--noheader") == ""
+
+
+def test_a_job_that_was_cancelled_is_not_waited_for(stubs: Repository, cluster: Slurm) -> None:
+    """By Ctrl-C; Slurm lists it for as long as the node cleans up after it."""
+    grid(stubs, "slow")
+    set_up_stubs(stubs, executor="slurm")
+    stubs.environment |= cluster.environment
+    with started(stubs) as head:
+        wait_for(lambda: (stubs.path / "runs/state/slow").exists())
+        (cluster.folder / "slow").write_text(cluster.ask("squeue", "--noheader", "--format=%A").strip())
+        head.send_signal(signal.SIGINT)
+        head.communicate(timeout=60)
+    output = stubs.run(*COMMAND)
+    assert "of an earlier call" not in output
+    assert "finetune@15-slow" in done(output)

@@ -27,8 +27,9 @@ ASK_EVERY = 5.0
 """Seconds between two calls of squeue, which one server answers for everybody."""
 LOOK_EVERY = 1.0
 """Seconds between two looks for results, each a question to the file system."""
-MISSED = 2
-"""How often squeue has to leave out a job before it is taken for lost: the result may take a moment."""
+LOST_AFTER = 60.0
+"""Seconds for which squeue has to leave out a job without a result before it is taken for lost: as long as
+NFS, by default, may take to show a new file."""
 REQUEUES = 1_000
 """Of a job at its time limit, each of which goes on from a checkpoint: submitit wants a bound."""
 
@@ -69,10 +70,11 @@ class Slurm:
         self.cluster = cluster
         self.running: dict[str, Task] = {}
         """By job."""
-        self.missed: dict[str, int] = {}
-        self.asked = self.looked = 0.0
-        self.states: dict[str, str] = {}
-        """What squeue said last."""
+        self.gone: dict[str, float] = {}
+        """When squeue first left out which of them."""
+        self.looked = 0.0
+        self.asked, self.jobs = time.monotonic(), _squeue()
+        """What squeue said last, and when."""
 
     @property
     def tasks(self) -> list[Task]:
@@ -81,15 +83,15 @@ class Slurm:
 
     def start(self, tasks: list[Task]) -> None:
         """Submits the tasks; one whose job of an earlier head is still there keeps it."""
-        self._ask(now=True)
+        self._ask()
         groups: dict[str, list[Task]] = {}
         for task in tasks:
             for folder in task.folder.parent.iterdir():
                 job = _recorded(folder)
-                if job in self.states and folder == task.folder:
+                if job in self.jobs and folder == task.folder:
                     self.running[job] = task
                     log.info(f"{task.name}: job {job} of an earlier call goes on")
-                elif job in self.states:
+                elif job in self.jobs:
                     _cancel([job])
             if task not in self.running.values():
                 groups.setdefault(self.cluster.of(task.kind).model_dump_json(), []).append(task)
@@ -107,40 +109,52 @@ class Slurm:
             raise InputError(f"cluster.yaml: slurm.{tasks[0].kind}: {' '.join(str(error).split())}") from None
         for job, task in zip(jobs, tasks, strict=True):
             (task.folder / "job").write_text(job.job_id)
-            self.running[job.job_id], self.states[job.job_id] = task, "PENDING"
+            self.running[job.job_id] = task
+            self.jobs.add(job.job_id)
 
     def ended(self) -> list[Task]:
         """Tasks that have a result, and those whose job is no more, once each."""
         if time.monotonic() - self.looked < LOOK_EVERY:
             return []
         self.looked = time.monotonic()
-        self._ask()
+        if self.looked - self.asked > ASK_EVERY:
+            self._ask()
+        lost = {job for job, since in self.gone.items() if self.looked - since > LOST_AFTER}
         over = [
-            job
-            for job, task in self.running.items()
-            if (task.folder / "result.json").exists() or self.missed.get(job, 0) >= MISSED
+            job for job, task in self.running.items() if (task.folder / "result.json").exists() or job in lost
         ]
         return [self.running.pop(job) for job in over]
 
-    def _ask(self, now: bool = False) -> None:
-        if not now and time.monotonic() - self.asked < ASK_EVERY:
-            return
+    def _ask(self) -> None:
         self.asked = time.monotonic()
-        command = ["squeue", "--array", "--noheader", "--user", str(os.getuid()), "--format", "%i %T"]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            log.warning(f"squeue: {' '.join(done.stderr.split())}")
+        try:
+            self.jobs = _squeue()
+        except InputError as error:
+            log.warning(f"{error}")
             return
-        states = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
-        self.states = {job: state for job, state in states.items() if state != "COMPLETING"}
-        for job in self.running:
-            self.missed[job] = 0 if job in self.states else self.missed.get(job, 0) + 1
+        self.gone = {job: self.gone.get(job, self.asked) for job in self.running if job not in self.jobs}
 
     def stop(self) -> None:
-        """Cancels every job of this folder's tasks."""
-        recorded = [_recorded(folder) for folder in (FOLDER / "tasks").glob("*/*")]
-        self._ask(now=True)
-        _cancel([job for job in {*recorded, *self.running} if job in self.states])
+        """Cancels every job of this folder's tasks, and forgets it: Slurm lists it until it has ended."""
+        self._ask()
+        records = [*(FOLDER / "tasks").glob("*/*/job")]
+        found = {*self.running, *(record.read_text() for record in records)}
+        _cancel(sorted(found & self.jobs))
+        for record in records:
+            record.unlink()
+
+
+def _squeue() -> set[str]:
+    """This user's jobs that have not ended. One that is being requeued is COMPLETING for as long as the
+    node cleans up after it, then PENDING.
+
+    Raises InputError where Slurm does not answer.
+    """
+    command = ["squeue", "--array", "--noheader", "--user", str(os.getuid()), "--format", "%i"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(f"Slurm does not answer: {' '.join(done.stderr.split())}")
+    return {*done.stdout.split()}
 
 
 def _recorded(folder: Path) -> str:
