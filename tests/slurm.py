@@ -81,13 +81,19 @@ class Slurm:
         self.running[name].wait()
 
     def revive(self) -> None:
-        """Starts the controller and the node's daemon where they have ended, and waits for the node."""
+        """Starts the controller and the node's daemon where they have ended, and waits for the node.
+
+        A controller that was killed may have forgotten which jobs it has started: it starts them again, and
+        takes the node, which refuses, out of service, until an administrator has looked.
+        """
         for name in ("slurmctld", "slurmd"):
             if name not in self.running or self.running[name].poll() is not None:
                 self.start(name, "-D")
         deadline = time.monotonic() + 60
         while (state := self.ask("sinfo", "-h", "-o", "%T").strip()) not in ("idle", "mixed", "allocated"):
             assert time.monotonic() < deadline, f"the node is {state!r}: see {self.folder}"
+            if state.startswith("drain"):
+                self.ask("scontrol", "update", f"NodeName={socket.gethostname()}", "State=RESUME")
             time.sleep(0.2)
 
     def ask(self, *command: str) -> str:

@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 import pytest
@@ -56,6 +56,14 @@ def started(repository: Repository, command: list[str] = COMMAND) -> subprocess.
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
+
+
+def read_to(line: str, stream: IO[str]) -> None:
+    """Up to the line, while what comes after it waits."""
+    said = []
+    while line not in (found := stream.readline()):
+        assert found, "".join(said)
+        said.append(found)
 
 
 # --- The real pipeline: training is killed, and the bits are those of a serial run.
@@ -144,11 +152,7 @@ def test_slurm_of_which_the_node_is_killed_gives_what_a_serial_run_gives(
     cluster.revive()
     with started(made) as head:
         assert head.stdout is not None
-        found = f"finetune@digits-100-gta-0.1: job {job} of an earlier call goes on"
-        said = []
-        while found not in (line := head.stdout.readline()):  # up to that line, while the job waits
-            assert line, "".join(said)
-            said.append(line)
+        read_to(f"finetune@digits-100-gta-0.1: job {job} of an earlier call goes on", head.stdout)
         cluster.ask("scontrol", "update", f"JobId={job}", "StartTime=now")  # else Slurm waits for two minutes
         output, _ = head.communicate(timeout=600)
     assert head.returncode == 0, output
@@ -410,3 +414,19 @@ def test_a_job_that_was_cancelled_is_not_waited_for(stubs: Repository, cluster: 
     output = stubs.run(*COMMAND)
     assert "of an earlier call" not in output
     assert "finetune@15-slow" in done(output)
+
+
+def test_a_job_that_is_held_is_told(stubs: Repository, cluster: Slurm) -> None:
+    grid(stubs, "a")
+    resources = small_cluster()["slurm"]["default"] | {"flags": {"hold": True}}
+    set_up(stubs, executor="slurm", here=["check", "evaluate"], slurm={"default": resources})
+    stubs.environment |= cluster.environment
+    with started(stubs) as head:
+        assert head.stdout is not None
+        (job,) = wait_for(lambda: cluster.ask("squeue", "--noheader", "--format=%i").split())
+        told = f"finetune@15-a: Slurm holds job {job} (JobHeldUser) until it is told: scontrol release {job}"
+        read_to(told, head.stdout)
+        cluster.ask("scontrol", "release", job)
+        output, _ = head.communicate(timeout=60)
+    assert "Slurm holds" not in output
+    assert "finetune@15-a" in done(output)

@@ -123,6 +123,7 @@ def _killed(
     """
     longest = START + sum(ground.seconds[name] for name in names)
     while True:
+        revive()
         for name in names:
             ground.forget(name)
         began, delay = time.monotonic(), rng.uniform(0.5, longest)
@@ -136,12 +137,14 @@ def _killed(
                 send(sent, found)
                 delay = time.monotonic() - began
                 time.sleep(rng.uniform(0, 2))
+            until = time.monotonic() + END
+            while process.poll() is None:
                 revive()
-            try:
-                process.wait(END)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                return delay, None
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(5)
+                if time.monotonic() > until:
+                    process.kill()
+                    return delay, None
         if found:
             local = "SLURM_CONF" not in ground.repository.environment  # there, jobs may go on
             return delay, process.returncode if not local or ended(ground.path) else None

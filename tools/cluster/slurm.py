@@ -27,9 +27,9 @@ ASK_EVERY = 5.0
 """Seconds between two calls of squeue, which one server answers for everybody."""
 LOOK_EVERY = 1.0
 """Seconds between two looks for results, each a question to the file system."""
-LOST_AFTER = 60.0
-"""Seconds for which squeue has to leave out a job without a result before it is taken for lost: as long as
-NFS, by default, may take to show a new file."""
+LOST_AFTER = 30.0
+"""Seconds for which squeue has to leave out a job without a result before it is taken for lost: for so long
+NFS, by default, goes on believing that there is no such file."""
 REQUEUES = 1_000
 """Of a job at its time limit, each of which goes on from a checkpoint: submitit wants a bound."""
 
@@ -75,6 +75,8 @@ class Slurm:
         self.looked = 0.0
         self.asked, self.jobs = time.monotonic(), _squeue()
         """What squeue said last, and when."""
+        self.held: set[str] = set()
+        """Those that do not start before somebody says so, and of which that was told."""
 
     @property
     def tasks(self) -> list[Task]:
@@ -110,7 +112,7 @@ class Slurm:
         for job, task in zip(jobs, tasks, strict=True):
             (task.folder / "job").write_text(job.job_id)
             self.running[job.job_id] = task
-            self.jobs.add(job.job_id)
+            self.jobs[job.job_id] = "None"
 
     def ended(self) -> list[Task]:
         """Tasks that have a result, and those whose job is no more, once each."""
@@ -133,28 +135,35 @@ class Slurm:
             log.warning(f"{error}")
             return
         self.gone = {job: self.gone.get(job, self.asked) for job in self.running if job not in self.jobs}
+        held = {job for job in self.running if "held" in self.jobs.get(job, "").lower()}
+        for job in held - self.held:
+            log.warning(
+                f"{self.running[job].name}: Slurm holds job {job} ({self.jobs[job]}) until it is told: "
+                f"scontrol release {job}"
+            )
+        self.held = held
 
     def stop(self) -> None:
         """Cancels every job of this folder's tasks, and forgets it: Slurm lists it until it has ended."""
         self._ask()
         records = [*(FOLDER / "tasks").glob("*/*/job")]
         found = {*self.running, *(record.read_text() for record in records)}
-        _cancel(sorted(found & self.jobs))
+        _cancel(sorted(found & self.jobs.keys()))
         for record in records:
             record.unlink()
 
 
-def _squeue() -> set[str]:
-    """This user's jobs that have not ended. One that is being requeued is COMPLETING for as long as the
-    node cleans up after it, then PENDING.
+def _squeue() -> dict[str, str]:
+    """This user's jobs that have not ended, with the reason why they wait.
 
+    One that is being requeued is COMPLETING for as long as the node cleans up after it, then PENDING.
     Raises InputError where Slurm does not answer.
     """
-    command = ["squeue", "--array", "--noheader", "--user", str(os.getuid()), "--format", "%i"]
+    command = ["squeue", "--array", "--noheader", "--user", str(os.getuid()), "--format", "%i %r"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise InputError(f"Slurm does not answer: {' '.join(done.stderr.split())}")
-    return {*done.stdout.split()}
+    return dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
 
 
 def _recorded(folder: Path) -> str:
