@@ -194,6 +194,7 @@ echo "$1 $2" >> runs/state/log
 case $2 in
 bad) echo 'error: expected a good cell, got a bad one' >&2; exit 1;;
 once) test -e runs/state/once || { touch runs/state/once; kill -9 $$; };;
+torn) test -e runs/state/torn || { echo '{' > .dvc/tmp/rwlock; touch runs/state/torn; sleep 60; };;
 slow) test -e runs/state/slow || { touch runs/state/slow; sleep 60; };;
 esac
 mkdir -p "$3" && echo "$1 $2" > "$3/out"
@@ -414,6 +415,25 @@ def test_a_job_that_was_cancelled_is_not_waited_for(stubs: Repository, cluster: 
     output = stubs.run(*COMMAND)
     assert "of an earlier call" not in output
     assert "finetune@15-slow" in done(output)
+
+
+def test_a_job_that_was_warned_has_no_result_whatever_dvc_makes_of_that(
+    stubs: Repository, cluster: Slurm
+) -> None:
+    """Slurm's own signals may tear DVC out of writing its file of locks, which it cannot read then."""
+    grid(stubs, "torn")
+    set_up_stubs(stubs, executor="slurm")
+    stubs.environment |= cluster.environment
+    with started(stubs) as head:
+        wait_for(lambda: (stubs.path / "runs/state/torn").exists())
+        job = cluster.ask("squeue", "--noheader", "--format=%i").strip()
+        cluster.ask("scancel", "--signal=USR2", job)
+        waiting = ["squeue", "--noheader", "--format=%i", "--states=PENDING"]
+        wait_for(lambda: cluster.ask(*waiting).strip() == job)
+        cluster.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
+        output, _ = head.communicate(timeout=60)
+    assert "it is tried again" not in output
+    assert "finetune@15-torn" in done(output)
 
 
 def test_a_job_that_is_held_is_told(stubs: Repository, cluster: Slurm) -> None:

@@ -19,7 +19,7 @@ from submitit.helpers import DelayedSubmission
 from gta.errors import InputError
 from tools.cluster.settings import Cluster, Resources
 from tools.cluster.task import FOLDER, Task
-from tools.cluster.worker import kill_children, warn, work
+from tools.cluster.worker import ENDING, kill_children, warn, work
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ class Job:
 
 def _end(_number: int, _frame: FrameType | None) -> None:
     """scancel, or a pre-emption without warning: ends at once, so that Slurm need not wait."""
+    ENDING.set()
     kill_children()
     sys.exit(128 + signal.SIGTERM)
 

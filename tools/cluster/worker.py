@@ -32,6 +32,10 @@ from gta.atomic import atomic_file
 from gta.warning import SIGNAL
 
 
+ENDING = threading.Event()
+"""Set in a worker that was told to end: how its stage ends after that is no result."""
+
+
 def work(folder: Path) -> None:
     """Runs the task, unless another worker has: two never run at once."""
     with (folder / "lock").open("w") as lock:
@@ -51,6 +55,8 @@ def work(folder: Path) -> None:
         except Exception as unforeseen:
             traceback.print_exc()
             error = repr(unforeseen)
+        if ENDING.is_set():  # and DVC, torn out of what it did, has raised an error of its own
+            return
         status, text = _verdict(error, log, said)
         with atomic_file(folder / "result.json") as partial:
             partial.write_text(
@@ -146,6 +152,7 @@ def kill_children(process: int | None = None) -> None:
 
 def warn(seconds: float) -> None:
     """Tells the stage that its time is nearly up. Kills what is left after some seconds."""
+    ENDING.set()
     stage = _run_by(None)
     for process in stage:
         _signal(process, SIGNAL)
