@@ -31,7 +31,6 @@ from configobj import ConfigObj
 from gta.atomic import atomic_file
 from gta.warning import SIGNAL
 
-
 ENDING = threading.Event()
 """Set in a worker that was told to end: how its stage ends after that is no result."""
 
