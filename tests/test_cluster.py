@@ -58,6 +58,19 @@ def started(repository: Repository, command: list[str] = COMMAND) -> subprocess.
     )
 
 
+def warn(cluster: Slurm, job: str) -> None:
+    """As of its time limit, and waits until the job is requeued."""
+    cluster.ask("scancel", "--signal=USR2", job)
+    waiting = ["squeue", "--array", "--noheader", "--format=%i", "--states=PENDING"]
+    wait_for(lambda: job in cluster.ask(*waiting).split())
+
+
+def start_soon(cluster: Slurm, job: str) -> None:
+    """A requeued job, with which Slurm waits for two minutes: in the second of its end the node would refuse
+    it ("credential revoked")."""
+    cluster.ask("scontrol", "update", f"JobId={job}", "StartTime=now+5")
+
+
 def read_to(line: str, stream: IO[str]) -> None:
     """Up to the line, while what comes after it waits."""
     said = []
@@ -144,16 +157,14 @@ def test_slurm_of_which_the_node_is_killed_gives_what_a_serial_run_gives(
         job = recorded.read_text()
         number = cluster.ask("squeue", "--noheader", "--format=%A", "--jobs", job).strip()
         (cluster.folder / "slow").write_text(number)
-        cluster.ask("scancel", "--signal=USR2", job)
-        waiting = ["squeue", "--array", "--noheader", "--format=%i", "--states=PENDING"]
-        wait_for(lambda: job in cluster.ask(*waiting).split())
+        warn(cluster, job)
         head.kill()
     cluster.kill("slurmd")
     cluster.revive()
     with started(made) as head:
         assert head.stdout is not None
         read_to(f"finetune@digits-100-gta-0.1: job {job} of an earlier call goes on", head.stdout)
-        cluster.ask("scontrol", "update", f"JobId={job}", "StartTime=now")  # else Slurm waits for two minutes
+        start_soon(cluster, job)
         output, _ = head.communicate(timeout=600)
     assert head.returncode == 0, output
     log = (made.path / "runs/cluster/log/finetune@digits-100-gta-0.1.txt").read_text()
@@ -427,10 +438,8 @@ def test_a_job_that_was_warned_has_no_result_whatever_dvc_makes_of_that(
     with started(stubs) as head:
         wait_for(lambda: (stubs.path / "runs/state/torn").exists())
         job = cluster.ask("squeue", "--noheader", "--format=%i").strip()
-        cluster.ask("scancel", "--signal=USR2", job)
-        waiting = ["squeue", "--noheader", "--format=%i", "--states=PENDING"]
-        wait_for(lambda: cluster.ask(*waiting).strip() == job)
-        cluster.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
+        warn(cluster, job)
+        start_soon(cluster, job)
         output, _ = head.communicate(timeout=60)
     assert "it is tried again" not in output
     assert "finetune@15-torn" in done(output)

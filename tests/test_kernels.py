@@ -19,7 +19,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 LAYERS = range(12)
 
 
-def tiny(name: str = "vit_tiny_patch16_224", **options: int) -> nn.Module:
+def tiny(name: str = "vit_tiny_patch16_224", **options: int | str) -> nn.Module:
     torch.manual_seed(0)
     model: nn.Module = timm.create_model(name, **{"img_size": 48, "num_classes": 5, **options})
     return model.eval()
@@ -123,6 +123,15 @@ def test_a_source_in_bf16_is_as_close_to_float32_as_autocast() -> None:
         lighten(source, only_attention=True, packed=packed)
         found = rows_of(source, images.bfloat16())
         assert (found - exact).square().mean().sqrt() < 1.5 * usual.sqrt()
+
+
+def test_a_packed_source_gives_the_same_bits_where_its_gelu_is_not_torchs_own() -> None:
+    images, found = torch.randn(4, 3, 48, 48).bfloat16(), []
+    for packed in (False, True):
+        source = tiny(act_layer="gelu_tanh")
+        lighten(source, only_attention=True, packed=packed)
+        found.append(rows_of(source, images))
+    assert torch.equal(*found)
 
 
 def test_what_is_read_otherwise_keeps_every_bit_under_autocast() -> None:
