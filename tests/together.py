@@ -64,6 +64,7 @@ def main() -> None:
             end = end_of(Path(folder), cell, int(count))
             if rank() == 0:
                 torch.save(end, Path(folder) / f"{number}.pt")
+            agreed(None)  # written, before the next cell may end every process
 
 
 if __name__ == "__main__":
