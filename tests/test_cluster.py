@@ -16,7 +16,7 @@ import pytest
 from repository import ENVIRONMENT, ROOT, Repository, small_cluster, small_params
 from ruamel.yaml import YAML
 from slurm import Slurm, missing, slurm
-from working import working_in
+from working import holding, working_in
 
 from gta.errors import InputError
 from gta.params.section import read_params
@@ -119,8 +119,8 @@ def test_a_pool_of_which_a_worker_is_killed_gives_what_a_serial_run_gives(
     set_up(pool)
     with started(pool) as head:
         wait_for(lambda: checkpoint(pool, "gta-0.1"))
-        workers = [psutil.Process(child.pid) for child in psutil.Process(head.pid).children()]
-        (worker,) = [worker for worker in workers if "finetune@digits-100-gta-0.1" in str(worker.cmdline())]
+        (pid,) = holding(pool.path / "runs/cluster/tasks/finetune@digits-100-gta-0.1")
+        worker = psutil.Process(pid)
         stage = worker.children()
         worker.kill()
         assert psutil.wait_procs(stage, timeout=30)[1] == [], "the stage outlived its worker"
@@ -317,6 +317,24 @@ def test_a_stopped_head_leaves_nothing_running_and_the_next_repeats_nothing(
     output = stubs.run(*COMMAND)
     assert "finetune@15-a" not in done(output)
     assert ran(stubs) == trained
+
+
+def test_a_stage_goes_on_when_what_workers_are_forks_of_is_killed(stubs: Repository) -> None:
+    grid(stubs, "slow")
+    task = stubs.path / "runs/cluster/tasks/finetune@15-slow"
+    with started(stubs) as head:
+        wait_for(lambda: (stubs.path / "runs/state/slow").exists())
+        (pid,) = holding(task)
+        worker = psutil.Process(pid)
+        forks = worker.parent()
+        assert forks is not None
+        forks.kill()
+        (sleep,) = [child for child in worker.children(recursive=True) if child.name() == "sleep"]
+        sleep.kill()
+        output, _ = head.communicate(timeout=60)
+    assert head.returncode == 0, output
+    assert "finetune@15-slow" in done(output)
+    assert ran(stubs) == ["15 slow"]
 
 
 def test_the_lock_file_is_written_while_workers_work(stubs: Repository) -> None:

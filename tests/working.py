@@ -14,3 +14,13 @@ def working_in(path: Path) -> list[int]:
             if link.readlink().is_relative_to(path):
                 found.append(int(link.parent.name))
     return found
+
+
+def holding(path: Path) -> list[int]:
+    """The processes that have a file open which is this, or lies in it. (Linux)"""
+    found = set()
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if link.readlink().is_relative_to(path):
+                found.add(int(link.parent.parent.name))
+    return sorted(found)

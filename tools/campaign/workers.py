@@ -1,4 +1,4 @@
-"""Kills while `make cluster` runs: of its head, a worker, a stage, Slurm's controller, a node's daemon."""
+"""Kills while `make cluster` runs: of its head, a worker, what that is a fork of, a stage, or Slurm."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from repository import small_cluster
 from ruamel.yaml import YAML
 from slurm import missing, slurm
-from working import working_in
+from working import holding, working_in
 
 from tools.campaign.ground import Ground, snapshot
 from tools.campaign.kills import END, SIGNALS, Victim, command_of, ended, send
@@ -30,7 +30,7 @@ START = 4.0
 
 def pool(ground: Ground, count: int, rng: random.Random) -> Iterator[Trial]:
     """`count` kills while two workers on this machine run what is stale."""
-    yield from _kills("pool", prepared(ground, "local"), (head, worker, stage), count, rng)
+    yield from _kills("pool", prepared(ground, "local"), (head, worker, forks, stage), count, rng)
 
 
 def on_slurm(ground: Ground, count: int, rng: random.Random) -> Iterator[Trial]:
@@ -59,11 +59,13 @@ def head(_: Path, leader: int) -> list[int]:
 
 
 def worker(path: Path, _: int) -> list[int]:
-    return [
-        pid
-        for pid in working_in(path)
-        if any(name in command_of(pid) for name in ("tools.cluster.worker", "submitit.core._submit"))
-    ]
+    return holding(path / "runs/cluster/tasks")
+
+
+def forks(path: Path, _: int) -> list[int]:
+    """What workers on this machine are forks of."""
+    workers = worker(path, 0)
+    return [pid for pid in working_in(path) if "forkserver" in command_of(pid) and pid not in workers]
 
 
 def stage(path: Path, _: int) -> list[int]:

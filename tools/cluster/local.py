@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+from contextlib import suppress
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+
+import psutil
 
 from tools.cluster.settings import Settings, devices
 from tools.cluster.task import Task
-from tools.cluster.worker import kill_children
+from tools.cluster.worker import kill_children, serve
+
+READY = ["tools.cluster.worker", "dvc.repo.index", "dvc.scm", "dvc.utils.strictyaml"]
+"""Imported once, by the process of which workers are forks: to import DVC takes longer than to run it."""
 
 
 class Local:
@@ -23,7 +29,9 @@ class Local:
         self.environments = [{"OMP_NUM_THREADS": threads} for _ in range(count)]
         for number, environment in enumerate(self.environments if shares else []):
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(shares[number % len(shares)])
-        self.running: dict[int, tuple[Task, subprocess.Popen[bytes]]] = {}
+        self.forks = get_context("forkserver")
+        self.forks.set_forkserver_preload(READY)
+        self.running: dict[int, tuple[Task, BaseProcess]] = {}
         """By the number of the worker."""
 
     @property
@@ -39,23 +47,23 @@ class Local:
     def start(self, tasks: list[Task]) -> None:
         free = [number for number in range(len(self.environments)) if number not in self.running]
         for number, task in zip(free, tasks, strict=False):
-            command = [sys.executable, "-m", "tools.cluster.worker", str(task.folder), str(os.getpid())]
-            environment = {**os.environ, **self.environments[number]}
-            process = subprocess.Popen(
-                command, env=environment, start_new_session=True, stdin=subprocess.DEVNULL
-            )
+            args = (task.folder, self.environments[number])
+            process = self.forks.Process(target=serve, args=args, daemon=True)
+            process.start()
             self.running[number] = task, process
 
     def ended(self) -> list[Task]:
         """Tasks whose worker has ended, once each."""
-        over = [number for number, (_, process) in self.running.items() if process.poll() is not None]
+        over = [number for number, (_, process) in self.running.items() if not process.is_alive()]
         return [self.running.pop(number)[0] for number in over]
 
     def stop(self) -> None:
         """Ends every worker, and what it runs."""
         for _, process in self.running.values():
-            kill_children(process.pid)
-            process.kill()
+            with suppress(ProcessLookupError, psutil.NoSuchProcess):
+                if os.getpgid(process.pid or 0) == process.pid:  # else it has not begun
+                    kill_children(process.pid)
+                process.kill()
         for _, process in self.running.values():
-            process.wait()
+            process.join()
         self.running.clear()

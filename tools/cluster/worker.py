@@ -1,7 +1,5 @@
 """What runs one stage: in a private clone, or in the repository itself.
 
-    python -m tools.cluster.worker TASK HEAD        # a task's folder; the process to die with
-
 A clone is a new folder with the snapshot of the code, a pipeline of this one stage, its inputs as links into
 the shared cache, and that cache. DVC itself runs the stage there, and leaves its outputs in the cache and its
 entry in the run cache, where the head finds them. `result.json` comes back: status, message, seconds.
@@ -15,24 +13,34 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager, suppress
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
 import psutil
 from configobj import ConfigObj
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
 
 from gta.atomic import atomic_file
 from gta.warning import SIGNAL
 
 ENDING = threading.Event()
 """Set in a worker that was told to end: how its stage ends after that is no result."""
+
+
+def serve(folder: Path, environment: dict[str, str]) -> None:
+    """Works as a process of the head, with which it ends. environment: what differs from the head's."""
+    os.setsid()
+    end_with_head()
+    os.environ |= environment
+    work(folder)
 
 
 def work(folder: Path) -> None:
@@ -76,10 +84,6 @@ def _here(task: dict[str, Any]) -> str | None:
 
 def _in_clone(task: dict[str, Any]) -> str | None:
     """Lets DVC run the stage in a clone. Returns what went wrong."""
-    # a second; stages that run here need none of it
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
     try:
         with _clone(task) as clone, chdir(clone), Repo() as repo:
             if "inputs" in task["lock"]["stages"]:
@@ -97,7 +101,7 @@ def _clone(task: dict[str, Any]) -> Iterator[Path]:
     (root / "runs/cluster/work").mkdir(parents=True, exist_ok=True)
     clone = Path(tempfile.mkdtemp(prefix=f"{task['name']}.", dir=root / "runs/cluster/work"))
     try:
-        shutil.copytree(task["code"], clone, dirs_exist_ok=True)
+        shutil.copytree(task["code"], clone, copy_function=_link_or_copy, dirs_exist_ok=True)
         for name in task["keep"]:
             (root / name).mkdir(parents=True, exist_ok=True)
             (clone / name).parent.mkdir(parents=True, exist_ok=True)
@@ -117,6 +121,15 @@ def _clone(task: dict[str, Any]) -> Iterator[Path]:
         shutil.rmtree(clone, ignore_errors=True)
 
 
+def _link_or_copy(file: str, to: str) -> None:
+    """Python's files, to which no stage writes, as links: a file takes as long as a dozen links."""
+    if file.endswith((".py", ".pyc")):
+        with suppress(OSError):  # a file system without links
+            os.link(file, to)
+            return
+    shutil.copy2(file, to)
+
+
 def _verdict(error: str | None, log: Path, said: int) -> tuple[str, str]:
     """Status and message of a stage that has ended. said: length of the log before it began."""
     if error is None:
@@ -131,12 +144,13 @@ def _verdict(error: str | None, log: Path, said: int) -> tuple[str, str]:
     return "failed", ": ".join([error, *said_last])
 
 
-def end_with(head: int) -> None:
-    """Ends this process and all that it runs as soon as another one has ended. Returns at once."""
+def end_with_head() -> None:
+    """Ends this process and all that it runs as soon as the one that has started it ends. Returns at once."""
+    head = parent_process()
+    assert head is not None
 
     def wait() -> None:
-        with suppress(psutil.NoSuchProcess):
-            psutil.Process(head).wait()
+        head.join()
         kill_children()
         os._exit(1)
 
@@ -178,8 +192,3 @@ def _run_by(pid: int | None) -> list[psutil.Process]:
 def _signal(process: psutil.Process, number: int) -> None:
     with suppress(psutil.NoSuchProcess):
         process.send_signal(number)
-
-
-if __name__ == "__main__":
-    end_with(int(sys.argv[2]))
-    work(Path(sys.argv[1]))
