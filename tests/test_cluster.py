@@ -337,6 +337,20 @@ def test_a_stage_goes_on_when_what_workers_are_forks_of_is_killed(stubs: Reposit
     assert ran(stubs) == ["15 slow"]
 
 
+def test_a_stage_is_tried_again_when_what_workers_are_forks_of_is_killed_before_it_is_one(
+    stubs: Repository,
+) -> None:
+    grid(stubs, "a")
+    with started(stubs) as head:
+        here = psutil.Process(head.pid)
+        (forks,) = wait_for(lambda: [of for of in here.children() if "forkserver" in str(of.cmdline())])
+        forks.kill()
+        output, _ = head.communicate(timeout=60)
+    assert head.returncode == 0, output
+    assert "its worker was killed; it is tried again" in output
+    assert ran(stubs) == ["15 a"]
+
+
 def test_the_lock_file_is_written_while_workers_work(stubs: Repository) -> None:
     """When its time has come, not when the next of them ends."""
     grid(stubs, "a", "slow")

@@ -50,7 +50,7 @@ class Work(NamedTuple):
 
 PARTS = {
     "kills": Work(kills, (), 104, 2),
-    "pool": Work(pool, (), 18, 0),
+    "pool": Work(pool, (), 24, 0),
     "slurm": Work(on_slurm, (), 15, 0),
     "disk": Work(disk, (), ALL, 2),
     "net": Work(net, FETCHING, ALL, 1),

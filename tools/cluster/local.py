@@ -49,7 +49,8 @@ class Local:
         for number, task in zip(free, tasks, strict=False):
             args = (task.folder, self.environments[number])
             process = self.forks.Process(target=serve, args=args, daemon=True)
-            process.start()
+            with suppress(EOFError, ConnectionError):  # killed, what it is a fork of: it has ended
+                process.start()
             self.running[number] = task, process
 
     def ended(self) -> list[Task]:
@@ -59,11 +60,12 @@ class Local:
 
     def stop(self) -> None:
         """Ends every worker, and what it runs."""
-        for _, process in self.running.values():
+        alive = [process for _, process in self.running.values() if process.is_alive()]
+        for process in alive:
             with suppress(ProcessLookupError, psutil.NoSuchProcess):
                 if os.getpgid(process.pid or 0) == process.pid:  # else it has not begun
                     kill_children(process.pid)
                 process.kill()
-        for _, process in self.running.values():
+        for process in alive:
             process.join()
         self.running.clear()
