@@ -136,7 +136,8 @@ def train_loader(
     sampler = Epochs(len(images.labels), batch_size, images.seed)
     if device.type == "cuda" and images.crop.augment is None:
         # half of all its memory, not of what is free: a view's bits must not depend on who else is there
-        if memory_to_cut(images.pixels, images.names, batch_size) < torch.cuda.mem_get_info(device)[1] / 2:
+        needed = memory_to_cut(images.pixels, images.names, batch_size, images.size)
+        if needed < torch.cuda.mem_get_info(device)[1] / 2:
             return OnDevice(images, sampler, device), sampler
         log.info("the images take half of the GPU's memory or more: they are cut on the CPU")
     loader = DataLoader(

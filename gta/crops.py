@@ -11,26 +11,25 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gta.pixels import Pixels
 from gta.precision import sent
-from gta.views import View
+from gta.views import View, reached
 
 A = -0.5
 """Of the bicubic kernel (Keys, 1981), as Pillow has it."""
 
 
-PER_PIXEL = 60
-"""Bytes that cutting takes for each pixel of a batch's images, and of what lies between them and their views:
-35 and 25, about."""
-
-
-def memory_to_cut(pixels: Pixels, names: Sequence[str], batch_size: int) -> int:
-    """Bytes of the device, about, that the images take, and the cutting of the largest batch of them."""
+def memory_to_cut(pixels: Pixels, names: Sequence[str], batch_size: int, size: int) -> int:
+    """Bytes of the device that the images take, and at most, about, the cutting of a batch of them."""
     heights, widths = zip(*(pixels[name].shape[:2] for name in names), strict=True)
-    largest: int = max(heights) * max(widths)
-    return pixels.nbytes(names) + batch_size * largest * PER_PIXEL
+    high, wide = max(heights), max(widths)
+    regions, narrow, views = 15 * high * wide, 12 * high * size, 15 * size * size  # as uint8 and float32
+    weights = 16 * size * (high + wide)
+    largest: int = regions + narrow + views + weights
+    return pixels.nbytes(names) + batch_size * largest
 
 
 class Resident:
@@ -41,54 +40,65 @@ class Resident:
         self.sizes = [image.shape[:2] for image in images]
         counts = [height * width for height, width in self.sizes]
         self.starts = [0, *accumulate(counts)]
-        self.pixels = torch.empty(sum(counts), 3, dtype=torch.uint8, device=device)
+        beyond = max(width for _, width in self.sizes)  # a line of the last image may be read on
+        self.pixels = torch.zeros(sum(counts) + beyond, 3, dtype=torch.uint8, device=device)
         for image, start, count in zip(images, self.starts, counts, strict=False):
             self.pixels[start : start + count] = torch.tensor(image, device=device).flatten(0, 1)
 
     def views(self, rows: Sequence[int], seen: Sequence[View], size: int) -> Tensor:
         """Views of the images in `rows`: (B, 3, size, size), uint8. Nothing here waits for the device."""
-        device, sizes = self.pixels.device, [self.sizes[row] for row in rows]
-        numbers = [
-            (*view.box, view.flip, *self.sizes[row], self.starts[row])
-            for row, view in zip(rows, seen, strict=True)
-        ]
-        table = sent(torch.tensor(numbers, dtype=torch.float64), device)
-        x0, y0, x1, y1, flip = table[:, :5].unbind(1)
-        heights, widths, starts = table[:, 5:].long().unbind(1)
-        down, across = (torch.arange(max(side), device=device) for side in zip(*sizes, strict=True))
-        lines = starts[:, None] + _inside(down, heights) * widths[:, None]
-        # each image to the largest one's sides, by its own edges
-        padded = self.pixels[lines[:, :, None] + _inside(across, widths)[:, None]]
-        left, right = torch.where(flip > 0, x1, x0), torch.where(flip > 0, x0, x1)
-        to_width = bicubic(left, right, widths, size, len(across))
-        to_height = bicubic(y0, y1, heights, size, len(down))
-        narrow = levels(padded.permute(0, 3, 1, 2).float() @ to_width.mT[:, None])
-        return levels(to_height[:, None] @ narrow).to(torch.uint8)
+        numbers, high, wide, stretch = [], 0, 0, 1.0
+        for row, ((x0, y0, x1, y1), flip) in zip(rows, seen, strict=True):
+            height, width = self.sizes[row]
+            left, right = reached(x0, x1, size, width)
+            top, bottom = reached(y0, y1, size, height)
+            start = self.starts[row] + top * width + left
+            across = (x1, x0, left, width) if flip else (x0, x1, left, width)
+            numbers.append((*across, y0, y1, top, height, start))
+            high, wide = max(high, bottom - top), max(wide, right - left)
+            stretch = max(stretch, (x1 - x0) / size, (y1 - y0) / size)
+        table = sent(torch.tensor(numbers, dtype=torch.float64), self.pixels.device)
+        to_width = bicubic(table[:, :4], size, wide, stretch)
+        to_height = bicubic(table[:, 4:8], size, high, stretch)
+        regions = self._regions(table, high, wide)
+        narrow = levels(regions.flatten(1, 2) @ to_width.mT).view(len(rows), high, 3 * size)
+        views = levels(to_height @ narrow).view(len(rows), size, 3, size)
+        return views.to(torch.uint8).transpose(1, 2)
+
+    def _regions(self, table: Tensor, high: int, wide: int) -> Tensor:
+        """What the filter reaches of each image: (B, high, 3, wide), float32. Beyond it lies whatever follows
+        in memory, and below the image its last line, on which the filter puts no weight."""
+        widths, tops, heights, starts = (table[:, column].long()[:, None] for column in (3, 6, 7, 8))
+        down = torch.arange(high, device=table.device)
+        lines = starts + torch.minimum(down, heights - 1 - tops) * widths
+        windows = self.pixels.as_strided((len(self.pixels) - wide, 3 * wide), (3, 1))
+        regions = windows[lines].view(len(table), high, wide, 3).transpose(2, 3)
+        return regions.to(torch.float32, memory_format=torch.contiguous_format)
 
 
-def _inside(pixel: Tensor, length: Tensor) -> Tensor:
-    """Pixels (P) of sides of `length` (B) pixels, the last for those beyond: (B, P)."""
-    return torch.minimum(pixel, length[:, None] - 1)
+def bicubic(sides: Tensor, size: int, longest: int, stretch: float) -> Tensor:
+    """Weights (B, size, longest), float32, that resize a part of a side to `size`.
 
-
-def bicubic(start: Tensor, end: Tensor, length: Tensor, size: int, longest: int) -> Tensor:
-    """Weights (B, size, longest), float32, that resize start .. end of a side of `length` pixels to `size`.
-
-    start, end: (B), float64, an end before its start to turn the side round; length: (B). Where the side is
-    made shorter the filter is as much wider.
+    sides: (B, 4), float64: where the part starts and ends, an end before its start to turn it round; the
+    pixel of the first weight; how many pixels the side has. Where a part is made shorter the filter is as
+    much wider, `stretch` times at most.
     """
-    scale = (end - start)[:, None, None] / size
-    stretch = scale.abs().clamp_min(1)
-    centre = start[:, None, None] + (torch.arange(size, device=start.device)[:, None] + 0.5) * scale
-    pixel = torch.arange(longest, device=start.device) + 0.5
-    inside = pixel < length[:, None, None]
-    distance = ((pixel - centre.float()) / stretch.float()).abs()  # what is large is float32
+    start, end, first, length = sides[:, :, None, None].unbind(1)
+    scale = (end - start) / size
+    wider = scale.abs().clamp_min(1)
+    pixel = torch.arange(longest, device=sides.device)
+    centre = start - first + (torch.arange(size, device=sides.device)[:, None] + 0.5) * scale
+    taps = min(int(4 * stretch) + 2, longest)
+    lowest = (centre - 2 * wider).floor().long().clamp(0, longest - taps)
+    taken = lowest + pixel[:taps]
+    distance = ((taken + 0.5 - centre) / wider).abs()
     near = ((A + 2) * distance - (A + 3)) * distance.square() + 1
     far = (((distance - 5) * distance + 8) * distance - 4) * A
-    weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0)) * inside
-    return weights / weights.sum(-1, keepdim=True)
+    weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0)) * (taken < length - first)
+    weights = F.pad((weights / weights.sum(-1, keepdim=True)).float(), (1, 1))  # nothing on either side
+    return weights.gather(2, (pixel - lowest + 1).clamp_(0, taps + 1))
 
 
 def levels(values: Tensor) -> Tensor:
-    """Rounded to whole levels, 0 to 255, as they are stored."""
-    return (values + 0.5).floor_().clamp_(0, 255)
+    """Rounded to whole levels, 0 to 255, as they are stored; in place."""
+    return values.add_(0.5).floor_().clamp_(0, 255)

@@ -126,14 +126,14 @@ def train_view(pixels: Array, size: int, crop: Crop, seed: tuple[int, ...]) -> A
 def resized(pixels: Array, box: Box, size: int) -> Image.Image:
     """The box of (height, width, 3) at size x size, bicubic; what the filter cannot reach is not copied."""
     x0, y0, x1, y1 = box
-    left, right = _reached(x0, x1, size, pixels.shape[1])
-    top, bottom = _reached(y0, y1, size, pixels.shape[0])
+    left, right = reached(x0, x1, size, pixels.shape[1])
+    top, bottom = reached(y0, y1, size, pixels.shape[0])
     image = Image.fromarray(pixels[top:bottom, left:right])
     inside = (x0 - left, y0 - top, x1 - left, y1 - top)
     return image.resize((size, size), Image.Resampling.BICUBIC, box=inside)
 
 
-def _reached(start: float, end: float, size: int, length: int) -> tuple[int, int]:
+def reached(start: float, end: float, size: int, length: int) -> tuple[int, int]:
     """The pixels of a side of `length` that a bicubic filter reads for start .. end at `size`."""
     support = 2 * max((end - start) / size, 1) + 1
     return max(0, math.floor(start - support)), min(length, math.ceil(end + support))

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from gta.batches import OnDevice, TrainImages, train_loader
-from gta.crops import PER_PIXEL, Resident, memory_to_cut
+from gta.crops import Resident, memory_to_cut
 from gta.pixels import Pixels, pack
 from gta.views import Crop, View, centre_box, centre_view
 
@@ -62,8 +62,8 @@ def test_the_device_cuts_what_half_of_it_holds_however_much_is_free(
 ) -> None:
     rows = pd.DataFrame({"image": names(), "label": range(len(SIZES))})
     images = TrainImages(pixels, rows, 16, Crop((0.1, 1.0), (3 / 4, 4 / 3), 0.5), 3)
-    needed = 3 * sum(width * height for width, height in SIZES) + 2 * 120 * 200 * PER_PIXEL
-    assert memory_to_cut(pixels, names(), 2) == needed
+    needed = memory_to_cut(pixels, names(), 2, 16)
+    assert needed > 3 * sum(width * height for width, height in SIZES) + 2 * 120 * 200 * 15
     monkeypatch.setattr("gta.batches.OnDevice", lambda *_: "on the device")
     for free, total, cut in ((0, 2 * needed + 2, True), (2 * needed, 2 * needed, False)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, told=(free, total): told)
@@ -76,3 +76,39 @@ def test_the_centre_too(pixels: Pixels, share: float) -> None:
     got = Resident(pixels, names(), CPU).views(range(len(SIZES)), boxes, 32)
     expected = np.stack([centre_view(pixels[name], 32, share) for name in names()])
     assert np.abs(got.numpy().astype(int) - expected).max() <= 2
+
+
+def test_an_image_does_not_depend_on_those_beside_it(pixels: Pixels) -> None:
+    """To rounding: what a region is filled up with has no weight, nor has a narrower one less."""
+    boxes = [
+        View((2.5, 3.0, width - 4.0, height / 2), number % 2 == 0)
+        for number, (width, height) in (enumerate(SIZES))
+    ]
+    resident = Resident(pixels, names(), CPU)
+    together = resident.views(range(len(SIZES)), boxes, 48).int()
+    for row, box in enumerate(boxes):
+        alone = resident.views([row], [box], 48).int()
+        assert (alone[0] - together[row]).abs().max() <= 1
+        assert (alone[0] != together[row]).float().mean() < 0.001
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("size", [16, 224])
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_cutting_takes_no_more_of_a_gpu_than_was_said(pixels: Pixels, size: int, deterministic: bool) -> None:
+    device, rows = torch.device("cuda"), list(range(len(SIZES))) * 20
+    resident = Resident(pixels, names(), device)
+    boxes = [View((0, 0, width, height), False) for width, height in SIZES] * 20
+    said = memory_to_cut(pixels, names(), len(rows), size) - pixels.nbytes(names())
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        resident.views(rows, boxes, size)
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        found = resident.views(rows, boxes, size)
+        torch.cuda.synchronize()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert said / 3 < torch.cuda.max_memory_allocated() - before < said
+    gap = (found.cpu().int() - Resident(pixels, names(), CPU).views(rows, boxes, size).int()).abs()
+    assert gap.max() <= 1
