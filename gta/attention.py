@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gta.errors import InputError
-from gta.readers import UNREADABLE, Handles, reader_of
+from gta.readers import UNREADABLE, Handles, class_name, reader_of
 
 Rows = Literal["cls", "all"]
 
@@ -119,7 +119,7 @@ def _of_hugging_face(model: Any) -> tuple[list[nn.Module], int, tuple[int, int]]
 
 
 def _why_not(attn: nn.Module) -> str:
-    name = f"{type(attn).__module__}.{type(attn).__qualname__}"
+    name = class_name(attn)
     reason = UNREADABLE.get(name, "is not among those that can be read")
     return f"attention of class {name} is not supported: it {reason}"
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gta.attention import layout_of
 from gta.precision import Precision, takes_bf16
+from gta.readers import ATTENTION, class_name
 
 MAPS_UP_TO = 1100
 """Tokens, up to which whole attention maps fit beside the other activations."""
@@ -30,7 +31,7 @@ def choose_kernels(model: Any, precision: Precision, device: torch.device) -> No
         for attn in attentions:
             if hasattr(attn, "fused_attn"):
                 attn.fused_attn = False
-            if _name(attn) == ATTENTION:
+            if class_name(attn) == ATTENTION:
                 attn.q_norm.register_forward_hook(_in_order)
                 attn.k_norm.register_forward_hook(_in_order)
     patches: Any = getattr(model, "patch_embed", None)
@@ -40,10 +41,6 @@ def choose_kernels(model: Any, precision: Precision, device: torch.device) -> No
 
 def _in_order(_: nn.Module, __: Any, found: Tensor) -> Tensor:
     return found.contiguous()
-
-
-def _name(module: nn.Module) -> str:
-    return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
 class PatchProduct(nn.Module):
@@ -100,7 +97,31 @@ class Packed(nn.Module):
         return out
 
 
-ATTENTION, MLP = "timm.layers.attention.Attention", "timm.layers.mlp.Mlp"
+class GeluProduct(nn.Module):
+    """A frozen linear layer on a GPU, in bf16, and the GELU after it, without a pass of its own: 2 % of a
+    step of GTA of ViT-S, 4 % of a compiled one.
+
+    cuBLAS has GELU's approximation by tanh alone. The two are 5e-4 apart at most, less than bf16 tells of a
+    value above 1/8, and than what the product's own rounding leaves of one below.
+    """
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = layer.weight, layer.bias
+
+    @staticmethod
+    def fits(layer: nn.Module, activation: nn.Module) -> bool:
+        """Whether they are of that kind."""
+        return type(layer) is nn.Linear and layer.bias is not None and type(activation) is nn.GELU
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        product = torch._addmm_activation  # the only name under which torch has it
+        out = product(self.bias, tokens.flatten(0, -2), self.weight.t(), use_gelu=True)
+        return out.view(*tokens.shape[:-1], -1)
+
+
+MLP = "timm.layers.mlp.Mlp"
 PACKED = {ATTENTION: ("qkv", "proj"), MLP: ("fc1", "fc2")}
 """Full name of a class -> its layers that are only ever called, so that they can be packed."""
 
@@ -117,12 +138,24 @@ def lighten(source: nn.Module, only_attention: bool, packed: bool) -> None:
                 layer.weight = nn.Parameter(layer.weight.bfloat16(), requires_grad=False)
         return
     source.bfloat16()
-    if packed and next(source.parameters()).device.type == "cpu" and Packed.works():
-        for module in list(source.modules()):
-            for name in PACKED.get(_name(module), ()):
-                layer = getattr(module, name)
-                gelu = module.act if name == "fc1" and type(module.act) is nn.GELU else None
-                if type(layer) is nn.Linear:
-                    setattr(module, name, Packed(layer, gelu))
-                    if gelu is not None:
-                        module.act = nn.Identity()
+    device = next(source.parameters()).device.type
+    for module in list(source.modules()):
+        if device == "cuda":
+            _join_gelu(module)
+        elif packed and Packed.works():
+            _pack(module)
+
+
+def _join_gelu(module: Any) -> None:
+    if class_name(module) == MLP and GeluProduct.fits(module.fc1, module.act):
+        module.fc1, module.act = GeluProduct(module.fc1), nn.Identity()
+
+
+def _pack(module: Any) -> None:
+    for name in PACKED.get(class_name(module), ()):
+        layer = getattr(module, name)
+        gelu = module.act if name == "fc1" and type(module.act) is nn.GELU else None
+        if type(layer) is nn.Linear:
+            setattr(module, name, Packed(layer, gelu))
+            if gelu is not None:
+                module.act = nn.Identity()

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch.nn.functional as F
-from torch import Tensor, cat, eye, nn
+from torch import Tensor, cat, compiler, eye, nn
 
 from gta.errors import InputError
 
@@ -34,16 +34,26 @@ class Reader(NamedTuple):
 
 def reader_of(attn: nn.Module) -> Reader | None:
     """The reader of exactly this class, None where there is none."""
-    return READERS.get(f"{type(attn).__module__}.{type(attn).__qualname__}")
+    return READERS.get(class_name(attn))
+
+
+def class_name(module: nn.Module) -> str:
+    """Full name of its class."""
+    return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
 def _after_norms(attn: Any, keep: Keep, every_row: bool, tokens_first: bool = False) -> Handles:
     """timm's classes that call `q_norm` and `k_norm`; rotary and relative positions are added here.
 
+    Where the norms do nothing, torch.compile is shown the row as one of the projection's output, whose
+    gradient it then writes in one pass: of queries and keys it writes it, and once more in another order.
     tokens_first: the norms see (B, N, heads, d), not (B, heads, N, d).
     """
     position: list[Tensor | None] = [None]
     query: list[Tensor] = []
+    no_norms = class_name(attn) == ATTENTION and type(attn.q_norm) is type(attn.k_norm) is nn.Identity
+    read = [False]
+    """Whether the row of this pass is."""
 
     def before(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
         _refuse_masks(attn, options)
@@ -53,11 +63,22 @@ def _after_norms(attn: Any, keep: Keep, every_row: bool, tokens_first: bool = Fa
         if not takes and len(args) > 1 and args[1] is not None:
             _refuse_masks(attn, {"attn_mask": args[1]})
 
+    def after_projection(_: nn.Module, __: Any, qkv: Tensor) -> None:
+        read[0] = compiler.is_compiling()
+        if read[0]:
+            width = qkv.shape[2] // 3
+            q, k = qkv[:, :1, :width], qkv[:, :, width : 2 * width]
+            keep(_product(_split(q, attn.num_heads), _split(k, attn.num_heads), attn.scale))
+
     def after_query(_: nn.Module, __: Any, q: Tensor) -> None:
+        if read[0]:
+            return
         q = q.transpose(1, 2) if tokens_first else q
         query[:] = [q if every_row else q[:, :, :1]]
 
     def after_key(_: nn.Module, __: Any, k: Tensor) -> None:
+        if read[0]:
+            return
         k = k.transpose(1, 2) if tokens_first else k
         # computed on recomputation too, which has to save the very tensors that the first pass saved
         q, where = query.pop(), position[0]
@@ -72,6 +93,7 @@ def _after_norms(attn: Any, keep: Keep, every_row: bool, tokens_first: bool = Fa
 
     return [
         attn.register_forward_pre_hook(before, with_kwargs=True),
+        *([attn.qkv.register_forward_hook(after_projection)] if no_norms and not every_row else []),
         attn.q_norm.register_forward_hook(after_query),
         attn.k_norm.register_forward_hook(after_key),
     ]
@@ -173,8 +195,10 @@ def _row(q: Tensor, k: Tensor) -> Tensor:
     On a GPU the keys are multiplied as they lie in memory, all heads side by side, with the queries on a
     block diagonal: a product head by head copies them first. Its columns are filled up to a multiple of 8,
     as of other numbers slower kernels run. On a CPU the copy is made up for by its gradient, which lies as
-    the attention's own does.
+    the attention's own does. In torch.compile it is a sum, whose gradient melts into that of the keys.
     """
+    if compiler.is_compiling():
+        return (q * k).sum(-1).unsqueeze(2)
     if not k.is_cuda:
         return q @ k.transpose(-2, -1)
     heads = k.shape[1]
@@ -183,8 +207,9 @@ def _row(q: Tensor, k: Tensor) -> Tensor:
     return (k.transpose(1, 2).flatten(2) @ diagonal)[..., :heads].transpose(1, 2).unsqueeze(2)
 
 
+ATTENTION = "timm.layers.attention.Attention"
 READERS = {
-    "timm.layers.attention.Attention": Reader(_after_norms, "num_heads"),
+    ATTENTION: Reader(_after_norms, "num_heads"),
     "timm.layers.attention.AttentionRope": Reader(_after_norms, "num_heads"),
     "timm.models.eva.EvaAttention": Reader(_after_norms, "num_heads"),
     "timm.models.vision_transformer.ParallelScalingBlock": Reader(

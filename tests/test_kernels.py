@@ -11,7 +11,7 @@ from tiny import CARD
 from torch import Tensor, nn
 
 from gta.attention import layout_of, record_logits
-from gta.kernels import Packed, PatchProduct, choose_kernels, lighten
+from gta.kernels import GeluProduct, Packed, PatchProduct, choose_kernels, lighten
 from gta.models import create
 from gta.precision import autocast
 
@@ -91,6 +91,31 @@ def test_gelu_within_a_packed_layer_is_that_of_float32_rounded(approximate: str)
     with torch.no_grad():
         found, exact = Packed(layer, gelu)(tokens).float(), gelu(layer.float()(tokens.float()))
     assert (found - exact).abs().max() <= 2**-8 * exact.abs().max()
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+@pytest.mark.parametrize(
+    "device",
+    [CPU, pytest.param(GPU, marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))],
+)
+def test_gelu_within_a_product_is_that_of_float32_but_for_rounding(
+    device: torch.device, approximate: str
+) -> None:
+    """GELU's slope is 1.13 at most, and the product is rounded before it."""
+    torch.manual_seed(0)
+    layer, gelu = nn.Linear(48, 96).bfloat16().to(device), nn.GELU(approximate)
+    tokens = 2 * torch.randn(2, 10, 48, device=device).bfloat16()
+    assert GeluProduct.fits(layer, gelu)
+    with torch.no_grad():
+        found, product = GeluProduct(layer)(tokens).float(), layer.float()(tokens.float())
+    assert found.shape == (2, 10, 96)
+    rounding = 2**-8 * (1.13 * product.abs() + gelu(product).abs())
+    assert ((found - gelu(product)).abs() <= rounding + 5e-4).all()
+
+
+def test_other_activations_stay() -> None:
+    assert not GeluProduct.fits(nn.Linear(4, 8), nn.ReLU())
+    assert not GeluProduct.fits(nn.Linear(4, 8, bias=False), nn.GELU())
 
 
 def test_queries_and_keys_lie_in_order_where_whole_maps_are_made() -> None:
