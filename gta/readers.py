@@ -45,8 +45,9 @@ def class_name(module: nn.Module) -> str:
 def _after_norms(attn: Any, keep: Keep, every_row: bool, tokens_first: bool = False) -> Handles:
     """timm's classes that call `q_norm` and `k_norm`; rotary and relative positions are added here.
 
-    Where the norms do nothing, torch.compile is shown the row as one of the projection's output, whose
-    gradient it then writes in one pass: of queries and keys it writes it, and once more in another order.
+    Where the norms do nothing, torch.compile is shown the row as one of the projection's output in its parts,
+    whose gradient it then writes in one pass: of the queries and keys that the norms see it writes it, and
+    once more in another order.
     tokens_first: the norms see (B, N, heads, d), not (B, heads, N, d).
     """
     position: list[Tensor | None] = [None]
@@ -63,12 +64,14 @@ def _after_norms(attn: Any, keep: Keep, every_row: bool, tokens_first: bool = Fa
         if not takes and len(args) > 1 and args[1] is not None:
             _refuse_masks(attn, {"attn_mask": args[1]})
 
-    def after_projection(_: nn.Module, __: Any, qkv: Tensor) -> None:
+    def after_projection(_: nn.Module, __: Any, qkv: Tensor) -> Tensor | None:
         read[0] = compiler.is_compiling()
-        if read[0]:
-            width = qkv.shape[2] // 3
-            q, k = qkv[:, :1, :width], qkv[:, :, width : 2 * width]
-            keep(_product(_split(q, attn.num_heads), _split(k, attn.num_heads), attn.scale))
+        if not read[0]:
+            return None
+        parts = qkv.view(*qkv.shape[:2], 3, attn.num_heads, -1)
+        q, k = parts[:, :1, 0].transpose(1, 2), parts[:, :, 1].transpose(1, 2)
+        keep(_product(q, k, attn.scale))
+        return parts.flatten(2)
 
     def after_query(_: nn.Module, __: Any, q: Tensor) -> None:
         if read[0]:
