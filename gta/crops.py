@@ -101,4 +101,4 @@ def bicubic(sides: Tensor, size: int, longest: int, stretch: float) -> Tensor:
 
 def levels(values: Tensor) -> Tensor:
     """Rounded to whole levels, 0 to 255, as they are stored; in place."""
-    return values.add_(0.5).floor_().clamp_(0, 255)
+    return values.round_().clamp_(0, 255)
