@@ -16,6 +16,7 @@ from gta.models import create
 from gta.precision import autocast
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
+ON_A_GPU = pytest.param(GPU, marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
 LAYERS = range(12)
 
 
@@ -94,10 +95,7 @@ def test_gelu_within_a_packed_layer_is_that_of_float32_rounded(approximate: str)
 
 
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
-@pytest.mark.parametrize(
-    "device",
-    [CPU, pytest.param(GPU, marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))],
-)
+@pytest.mark.parametrize("device", [CPU, ON_A_GPU])
 def test_gelu_within_a_product_is_that_of_float32_but_for_rounding(
     device: torch.device, approximate: str
 ) -> None:
@@ -137,14 +135,15 @@ def test_queries_and_keys_lie_in_order_where_whole_maps_are_made() -> None:
         torch.testing.assert_close(usual, other)
 
 
-def test_a_source_in_bf16_is_as_close_to_float32_as_autocast() -> None:
+@pytest.mark.parametrize("device", [CPU, ON_A_GPU])
+def test_a_source_in_bf16_is_as_close_to_float32_as_autocast(device: torch.device) -> None:
     """To within a half more: both round to bf16, the source its sums of blocks too."""
-    images = torch.randn(4, 3, 48, 48)
-    exact = rows_of(tiny(), images)
-    with autocast("bf16", CPU):
-        usual = (rows_of(tiny(), images) - exact).square().mean()
+    images = torch.randn(4, 3, 48, 48, device=device)
+    exact = rows_of(tiny().to(device), images)
+    with autocast("bf16", device):
+        usual = (rows_of(tiny().to(device), images) - exact).square().mean()
     for packed in (False, True):
-        source = tiny()
+        source = tiny().to(device)
         lighten(source, only_attention=True, packed=packed)
         found = rows_of(source, images.bfloat16())
         assert (found - exact).square().mean().sqrt() < 1.5 * usual.sqrt()
