@@ -23,11 +23,11 @@ A = -0.5
 
 
 def memory_to_cut(pixels: Pixels, names: Sequence[str], batch_size: int, size: int) -> int:
-    """Bytes of the device that the images take, and at most, about, the cutting of a batch of them."""
+    """Bytes of the device, about, that the images take, and at most the cutting of a batch's views."""
     heights, widths = zip(*(pixels[name].shape[:2] for name in names), strict=True)
     high, wide = max(heights), max(widths)
     regions, narrow, views = 15 * high * wide, 12 * high * size, 15 * size * size  # as uint8 and float32
-    weights = 16 * size * (high + wide)
+    weights = 16 * size * (high + wide)  # and the numbers of their taps
     largest: int = regions + narrow + views + weights
     return pixels.nbytes(names) + batch_size * largest
 

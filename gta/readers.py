@@ -45,19 +45,25 @@ def class_name(module: nn.Module) -> str:
 def _after_norms(attn: Any, keep: Keep, every_row: bool, tokens_first: bool = False) -> Handles:
     """timm's classes that call `q_norm` and `k_norm`; rotary and relative positions are added here.
 
-    Where the norms do nothing, torch.compile is shown the row as one of the projection's output in its parts,
-    whose gradient it then writes in one pass: of the queries and keys that the norms see it writes it, and
-    once more in another order.
+    torch.compile is shown the row in the parts of the projection's output, where the norms do nothing: its
+    gradient is then one pass, where that of what the norms see is a pass and a copy in another order.
     tokens_first: the norms see (B, N, heads, d), not (B, heads, N, d).
     """
     position: list[Tensor | None] = [None]
     query: list[Tensor] = []
-    no_norms = class_name(attn) == ATTENTION and type(attn.q_norm) is type(attn.k_norm) is nn.Identity
-    read = [False]
-    """Whether the row of this pass is."""
+    projection: Any = getattr(attn, "qkv", None)
+    readable = class_name(attn) == ATTENTION and not every_row
+    at_projection = [False]
+    """Whether this pass is read there."""
+
+    def passes_norms_by() -> bool:
+        norms = (attn.q_norm, attn.k_norm)
+        idle = all(type(norm) is nn.Identity and len(norm._forward_hooks) == 1 for norm in norms)
+        return compiler.is_compiling() and idle and attn.qkv is projection
 
     def before(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
         _refuse_masks(attn, options)
+        at_projection[0] = readable and passes_norms_by()
         name = "rope" if hasattr(attn, "rotate_half") else "shared_rel_pos"
         takes = name == "rope" or hasattr(attn, "rel_pos")
         position[0] = options.get(name, args[1] if takes and len(args) > 1 else None)
@@ -65,8 +71,7 @@ def _after_norms(attn: Any, keep: Keep, every_row: bool, tokens_first: bool = Fa
             _refuse_masks(attn, {"attn_mask": args[1]})
 
     def after_projection(_: nn.Module, __: Any, qkv: Tensor) -> Tensor | None:
-        read[0] = compiler.is_compiling()
-        if not read[0]:
+        if not at_projection[0]:
             return None
         parts = qkv.view(*qkv.shape[:2], 3, attn.num_heads, -1)
         q, k = parts[:, :1, 0].transpose(1, 2), parts[:, :, 1].transpose(1, 2)
@@ -74,13 +79,13 @@ def _after_norms(attn: Any, keep: Keep, every_row: bool, tokens_first: bool = Fa
         return parts.flatten(2)
 
     def after_query(_: nn.Module, __: Any, q: Tensor) -> None:
-        if read[0]:
+        if at_projection[0]:
             return
         q = q.transpose(1, 2) if tokens_first else q
         query[:] = [q if every_row else q[:, :, :1]]
 
     def after_key(_: nn.Module, __: Any, k: Tensor) -> None:
-        if read[0]:
+        if at_projection[0]:
             return
         k = k.transpose(1, 2) if tokens_first else k
         # computed on recomputation too, which has to save the very tensors that the first pass saved
@@ -96,7 +101,7 @@ def _after_norms(attn: Any, keep: Keep, every_row: bool, tokens_first: bool = Fa
 
     return [
         attn.register_forward_pre_hook(before, with_kwargs=True),
-        *([attn.qkv.register_forward_hook(after_projection)] if no_norms and not every_row else []),
+        *([projection.register_forward_hook(after_projection)] if readable else []),
         attn.q_norm.register_forward_hook(after_query),
         attn.k_norm.register_forward_hook(after_key),
     ]

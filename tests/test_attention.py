@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 from unittest.mock import patch
@@ -141,6 +142,44 @@ def test_a_compiled_model_gives_the_same_rows_and_gradients(way: str) -> None:
             rows = recorder.stacked()
             rows.square().mean().backward()
         found.append((rows.detach(), model.blocks[0].attn.qkv.weight.grad))
+    torch.testing.assert_close(found[1], found[0])
+
+
+def changed_norm(model: Any) -> None:
+    model.blocks[0].attn.q_norm.register_forward_hook(lambda _m, _i, q: 2 * q)
+
+
+def other_projection(model: Any) -> None:
+    attn = model.blocks[0].attn
+    attn.qkv = torch.nn.Sequential(attn.qkv, torch.nn.Tanh())
+
+
+@pytest.mark.parametrize(
+    ("options", "before", "within"),
+    [
+        ({"qk_norm": True}, None, None),
+        ({}, changed_norm, None),
+        ({}, None, other_projection),
+    ],
+)
+def test_a_compiled_model_is_read_where_its_attention_reads(
+    options: dict[str, bool],
+    before: Callable[[Any], None] | None,
+    within: Callable[[Any], None] | None,
+) -> None:
+    images, found = torch.randn(2, 3, 48, 48), []
+    for compiled in (False, True):
+        model = build("vit_tiny_patch16_224", **options)
+        if before is not None:
+            before(model)
+        if compiled:
+            model.compile(backend="aot_eager")
+        with record_logits(model, [0, 2]) as recorder:
+            model(images)
+            if within is not None:
+                within(model)
+                model(images)
+            found.append(recorder.stacked())
     torch.testing.assert_close(found[1], found[0])
 
 

@@ -79,7 +79,7 @@ def test_the_centre_too(pixels: Pixels, share: float) -> None:
 
 
 def test_an_image_does_not_depend_on_those_beside_it(pixels: Pixels) -> None:
-    """To rounding: what a region is filled up with has no weight, nor has a narrower one less."""
+    """To rounding: what a region is filled up with, to the largest one's sides, has no weight."""
     boxes = [
         View((2.5, 3.0, width - 4.0, height / 2), number % 2 == 0)
         for number, (width, height) in (enumerate(SIZES))
