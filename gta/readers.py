@@ -42,28 +42,30 @@ def class_name(module: nn.Module) -> str:
     return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
-def _after_norms(attn: Any, keep: Keep, every_row: bool, tokens_first: bool = False) -> Handles:
+def _after_norms(
+    attn: Any, keep: Keep, every_row: bool, tokens_first: bool = False, projected: bool = False
+) -> Handles:
     """timm's classes that call `q_norm` and `k_norm`; rotary and relative positions are added here.
 
-    torch.compile is shown the row in the parts of the projection's output, where the norms do nothing: its
-    gradient is then one pass, where that of what the norms see is a pass and a copy in another order.
-    tokens_first: the norms see (B, N, heads, d), not (B, heads, N, d).
+    tokens_first: the norms see (B, N, heads, d), not (B, heads, N, d). projected: what they see are parts of
+    what `qkv` gives. torch.compile is shown the row in those, where the norms do nothing: their gradient is
+    then one pass, where that of what the norms see is a pass and a copy in another order.
     """
     position: list[Tensor | None] = [None]
     query: list[Tensor] = []
-    projection: Any = getattr(attn, "qkv", None)
-    readable = class_name(attn) == ATTENTION and not every_row
+    projection = attn.qkv if projected and not every_row else None
     at_projection = [False]
     """Whether this pass is read there."""
 
-    def passes_norms_by() -> bool:
+    def seen_by_compiler() -> bool:
+        if projection is None or attn.qkv is not projection or not compiler.is_compiling():
+            return False
         norms = (attn.q_norm, attn.k_norm)
-        idle = all(type(norm) is nn.Identity and len(norm._forward_hooks) == 1 for norm in norms)
-        return compiler.is_compiling() and idle and attn.qkv is projection
+        return all(type(norm) is nn.Identity and len(norm._forward_hooks) == 1 for norm in norms)  # ours
 
     def before(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
         _refuse_masks(attn, options)
-        at_projection[0] = readable and passes_norms_by()
+        at_projection[0] = seen_by_compiler()
         name = "rope" if hasattr(attn, "rotate_half") else "shared_rel_pos"
         takes = name == "rope" or hasattr(attn, "rel_pos")
         position[0] = options.get(name, args[1] if takes and len(args) > 1 else None)
@@ -101,7 +103,7 @@ def _after_norms(attn: Any, keep: Keep, every_row: bool, tokens_first: bool = Fa
 
     return [
         attn.register_forward_pre_hook(before, with_kwargs=True),
-        *([projection.register_forward_hook(after_projection)] if readable else []),
+        *([] if projection is None else [projection.register_forward_hook(after_projection)]),
         attn.q_norm.register_forward_hook(after_query),
         attn.k_norm.register_forward_hook(after_key),
     ]
@@ -217,7 +219,7 @@ def _row(q: Tensor, k: Tensor) -> Tensor:
 
 ATTENTION = "timm.layers.attention.Attention"
 READERS = {
-    ATTENTION: Reader(_after_norms, "num_heads"),
+    ATTENTION: Reader(partial(_after_norms, projected=True), "num_heads"),
     "timm.layers.attention.AttentionRope": Reader(_after_norms, "num_heads"),
     "timm.models.eva.EvaAttention": Reader(_after_norms, "num_heads"),
     "timm.models.vision_transformer.ParallelScalingBlock": Reader(

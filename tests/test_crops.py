@@ -62,8 +62,9 @@ def test_the_device_cuts_what_half_of_it_holds_however_much_is_free(
 ) -> None:
     rows = pd.DataFrame({"image": names(), "label": range(len(SIZES))})
     images = TrainImages(pixels, rows, 16, Crop((0.1, 1.0), (3 / 4, 4 / 3), 0.5), 3)
-    needed = memory_to_cut(pixels, names(), 2, 16)
-    assert needed > 3 * sum(width * height for width, height in SIZES) + 2 * 120 * 200 * 15
+    each = 15 * 120 * 200 + 12 * 120 * 16 + 15 * 16 * 16 + 16 * 16 * (120 + 200)
+    needed = 3 * sum(width * height for width, height in SIZES) + 2 * each
+    assert memory_to_cut(pixels, names(), 2, 16) == needed
     monkeypatch.setattr("gta.batches.OnDevice", lambda *_: "on the device")
     for free, total, cut in ((0, 2 * needed + 2, True), (2 * needed, 2 * needed, False)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, told=(free, total): told)
@@ -82,7 +83,7 @@ def test_an_image_does_not_depend_on_those_beside_it(pixels: Pixels) -> None:
     """To rounding: what a region is filled up with, to the largest one's sides, has no weight."""
     boxes = [
         View((2.5, 3.0, width - 4.0, height / 2), number % 2 == 0)
-        for number, (width, height) in (enumerate(SIZES))
+        for number, (width, height) in enumerate(SIZES)
     ]
     resident = Resident(pixels, names(), CPU)
     together = resident.views(range(len(SIZES)), boxes, 48).int()
