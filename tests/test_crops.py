@@ -54,7 +54,8 @@ def test_batches_are_those_of_the_loader(pixels: Pixels, size: int, views: int) 
             assert got.dtype == torch.uint8
             gap = (got.int() - expected.int()).abs()
             assert gap.max() <= 2
-            assert (gap > 1).float().mean() < 0.001
+            assert (gap > 0).float().mean() < 0.15
+            assert (gap > 1).float().mean() < 0.004
 
 
 def test_the_device_cuts_what_half_of_it_holds_however_much_is_free(
@@ -62,7 +63,7 @@ def test_the_device_cuts_what_half_of_it_holds_however_much_is_free(
 ) -> None:
     rows = pd.DataFrame({"image": names(), "label": range(len(SIZES))})
     images = TrainImages(pixels, rows, 16, Crop((0.1, 1.0), (3 / 4, 4 / 3), 0.5), 3)
-    each = 15 * 120 * 200 + 12 * 120 * 16 + 15 * 16 * 16 + 16 * 16 * (120 + 200)
+    each = 9 * 120 * 200 + 6 * 120 * 16 + 9 * 16 * 16 + 10 * 16 * (120 + 200)
     needed = 3 * sum(width * height for width, height in SIZES) + 2 * each
     assert memory_to_cut(pixels, names(), 2, 16) == needed
     monkeypatch.setattr("gta.batches.OnDevice", lambda *_: "on the device")
@@ -112,4 +113,5 @@ def test_cutting_takes_no_more_of_a_gpu_than_was_said(pixels: Pixels, size: int,
         torch.use_deterministic_algorithms(False)
     assert said / 3 < torch.cuda.max_memory_allocated() - before < said
     gap = (found.cpu().int() - Resident(pixels, names(), CPU).views(rows, boxes, size).int()).abs()
-    assert gap.max() <= 1
+    assert gap.max() <= 2
+    assert (gap > 0).float().mean() < 0.01
