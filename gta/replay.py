@@ -96,9 +96,18 @@ class Replayed(Generic[Inputs]):
         others = [each.graph.pool() for each in self._graphs.values() if each is not None]
         pool = others[0] if others else None  # as never two of them run at once
         gc.collect()  # no other graph may be freed meanwhile
-        # loaders use CUDA meanwhile, in threads of their own
-        with torch.cuda.graph(graph, pool, self._stream, capture_error_mode="thread_local"):
-            result = self._gradient(kept)
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        random = generator.clone_state()
+        try:
+            # loaders use CUDA meanwhile, in threads of their own
+            with (
+                torch.cuda.stream(torch.cuda.current_stream()),
+                torch.cuda.graph(graph, pool, self._stream, capture_error_mode="thread_local"),
+            ):
+                result = self._gradient(kept)
+        except RuntimeError:  # torch leaves its generator, like its stream, in the capture
+            generator.graphsafe_set_state(random)
+            raise
         return _Graph(graph, kept, result, [parameter.grad for parameter in self._parameters])
 
     def _give_up(self, error: BaseException) -> None:
