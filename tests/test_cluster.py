@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -69,6 +70,15 @@ def start_soon(cluster: Slurm, job: str) -> None:
     """A requeued job, with which Slurm waits for two minutes: in the second of its end the node would refuse
     it ("credential revoked")."""
     cluster.ask("scontrol", "update", f"JobId={job}", "StartTime=now+5")
+
+
+def forks_of(head: int) -> psutil.Process | None:
+    """What the head's workers are forks of, as soon as it runs."""
+    for child in psutil.Process(head).children():
+        with suppress(psutil.NoSuchProcess):
+            if "forkserver" in str(child.cmdline()):
+                return child
+    return None
 
 
 def read_to(line: str, stream: IO[str]) -> None:
@@ -329,6 +339,7 @@ def test_a_stage_goes_on_when_what_workers_are_forks_of_is_killed(stubs: Reposit
         forks = worker.parent()
         assert forks is not None
         forks.kill()
+        time.sleep(1)  # the head looks at its workers some twenty times
         (sleep,) = [child for child in worker.children(recursive=True) if child.name() == "sleep"]
         sleep.kill()
         output, _ = head.communicate(timeout=60)
@@ -342,9 +353,7 @@ def test_a_stage_is_tried_again_when_what_workers_are_forks_of_is_killed_before_
 ) -> None:
     grid(stubs, "a")
     with started(stubs) as head:
-        here = psutil.Process(head.pid)
-        (forks,) = wait_for(lambda: [of for of in here.children() if "forkserver" in str(of.cmdline())])
-        forks.kill()
+        wait_for(lambda: forks_of(head.pid)).kill()
         output, _ = head.communicate(timeout=60)
     assert head.returncode == 0, output
     assert "its worker was killed; it is tried again" in output

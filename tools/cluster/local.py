@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
+from typing import NamedTuple
 
 import psutil
 
@@ -15,6 +17,27 @@ from tools.cluster.worker import kill_children, serve
 
 READY = ["tools.cluster.worker", "dvc.repo.index", "dvc.scm", "dvc.utils.strictyaml"]
 """Imported once, by the process of which workers are forks: to import DVC takes longer than to run it."""
+
+
+class _Worker(NamedTuple):
+    """Works on a task until its process is over, whatever becomes of the process of which it is a fork.
+
+    That one alone would tell its end, and so `fork` takes it for over as soon as that one is.
+    """
+
+    task: Task
+    fork: BaseProcess
+    """Kept: a worker ends when this object is freed, as it does with the head."""
+    process: psutil.Process | None
+    """None where it has not begun."""
+
+    @property
+    def works(self) -> bool:
+        if self.process is None or not self.process.is_running():
+            return False
+        with suppress(psutil.NoSuchProcess):
+            return bool(self.process.status() != psutil.STATUS_ZOMBIE)
+        return False
 
 
 class Local:
@@ -31,7 +54,7 @@ class Local:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(shares[number % len(shares)])
         self.forks = get_context("forkserver")
         self.forks.set_forkserver_preload(READY)
-        self.running: dict[int, tuple[Task, BaseProcess]] = {}
+        self.running: dict[int, _Worker] = {}
         """By the number of the worker."""
 
     @property
@@ -42,30 +65,32 @@ class Local:
     @property
     def tasks(self) -> list[Task]:
         """Those that run."""
-        return [task for task, _ in self.running.values()]
+        return [worker.task for worker in self.running.values()]
 
     def start(self, tasks: list[Task]) -> None:
         free = [number for number in range(len(self.environments)) if number not in self.running]
         for number, task in zip(free, tasks, strict=False):
             args = (task.folder, self.environments[number])
-            process = self.forks.Process(target=serve, args=args, daemon=True)
-            with suppress(EOFError, ConnectionError):  # killed, what it is a fork of: it has ended
-                process.start()
-            self.running[number] = task, process
+            fork = self.forks.Process(target=serve, args=args, daemon=True)
+            process = None
+            with suppress(EOFError, ConnectionError, psutil.NoSuchProcess):  # what it is a fork of was killed
+                fork.start()
+                process = psutil.Process(fork.pid)
+            self.running[number] = _Worker(task, fork, process)
 
     def ended(self) -> list[Task]:
         """Tasks whose worker has ended, once each."""
-        over = [number for number, (_, process) in self.running.items() if not process.is_alive()]
-        return [self.running.pop(number)[0] for number in over]
+        over = [number for number, worker in self.running.items() if not worker.works]
+        return [self.running.pop(number).task for number in over]
 
     def stop(self) -> None:
         """Ends every worker, and what it runs."""
-        alive = [process for _, process in self.running.values() if process.is_alive()]
-        for process in alive:
-            with suppress(ProcessLookupError, psutil.NoSuchProcess):
-                if os.getpgid(process.pid or 0) == process.pid:  # else it has not begun
-                    kill_children(process.pid)
-                process.kill()
-        for process in alive:
-            process.join()
+        for worker in self.running.values():
+            if worker.process is not None and worker.works:
+                with suppress(ProcessLookupError, psutil.NoSuchProcess):
+                    if os.getpgid(worker.process.pid) == worker.process.pid:  # else it has not begun
+                        kill_children(worker.process.pid)
+                    worker.process.kill()
+        while any(worker.works for worker in self.running.values()):
+            time.sleep(0.01)
         self.running.clear()
