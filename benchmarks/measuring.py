@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import platform
 import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import timm
 import torch
 
-from gta.precision import described
+from gta.precision import described, processor
 
 RESULTS = Path("benchmarks/results")
 
@@ -75,8 +76,9 @@ def matrix_rate(device: torch.device) -> float:
 
 def machine(device: torch.device) -> dict[str, Any]:
     """Hardware and versions, for every result."""
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "timm": timm.__version__}
-    return {"device": described(device), **versions}
+    host = {} if device.type == "cpu" else {"host": f"{processor()}, {os.cpu_count()} threads"}
+    packages = {name: version(name) for name in ("torch", "torchvision", "timm", "transformers")}
+    return {"device": described(device), **host, "python": platform.python_version(), **packages}
 
 
 def suffix(device: torch.device) -> str:

@@ -3,7 +3,8 @@
 The same boxes and the same bicubic filter as Pillow's in `gta.views`, in float16, which has each of the 256
 levels exactly and a GPU's fastest products. What differs is rounding, by one level in a tenth or so of a
 photograph's values, seldom by two (tests/test_crops.py), and more by pure black or white, where the filter
-overshoots: Pillow cuts that off after each side, the cheaper of which is first.
+overshoots: Pillow cuts that off after each side, the cheaper of which is first. Sums are as long as the
+batch's largest view asks for: beside other images one value in a thousand at most is another by one level.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ A = -0.5
 
 
 def memory_to_cut(pixels: Pixels, names: Sequence[str], batch_size: int, size: int) -> int:
-    """Bytes of the device, about, that the images take, and at most the cutting of a batch's views."""
+    """Bytes of the device, about, that the images take, and the most that cutting a batch's views takes."""
     heights, widths = zip(*(pixels[name].shape[:2] for name in names), strict=True)
     high, wide = whole_eights(max(heights)), whole_eights(max(widths))
     regions, narrow, views = 9 * high * wide, 6 * high * size, 9 * size * size  # as uint8 and float16

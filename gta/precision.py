@@ -32,10 +32,10 @@ def described(device: torch.device) -> str:
     """The device in words, for the log."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)} (CUDA)"
-    return f"the CPU ({_processor()}), {torch.get_num_threads()} threads; torch sees no GPU"
+    return f"the CPU ({processor()}), {torch.get_num_threads()} threads; torch sees no GPU"
 
 
-def _processor() -> str:
+def processor() -> str:
     """Its name, and the widest instructions that torch uses of it."""
     try:
         named = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)

@@ -60,7 +60,8 @@ class Replayed(Generic[Inputs]):
         except RuntimeError as error:
             if not self._graphs:  # it was no graph's fault
                 raise
-            self._give_up(error.__context__ or error)
+            reason = str(error.__context__ or error).splitlines()[0]
+        self._give_up(reason)  # here, where the error no longer holds what the capture had made
         return self._gradient(inputs)
 
     @cached_property
@@ -110,11 +111,10 @@ class Replayed(Generic[Inputs]):
             raise
         return _Graph(graph, kept, result, [parameter.grad for parameter in self._parameters])
 
-    def _give_up(self, error: BaseException) -> None:
+    def _give_up(self, reason: str) -> None:
         self._fails = True
         self._graphs.clear()
         for parameter in self._parameters:
             parameter.grad = None
         torch.cuda.empty_cache()
-        reason = str(error).splitlines()[0]
         log.warning(f"steps are not kept as CUDA graphs, but launched each time: {reason}")

@@ -220,7 +220,7 @@ def test_cells_share_what_their_source_sees_alike(tmp_path: Path, monkeypatch: p
             ("gta-1", {"gta": {"layers": [-1]}}),
         )
     ]
-    monkeypatch.setattr("gta.precision._processor", lambda: "another")
+    monkeypatch.setattr("gta.precision.processor", lambda: "another")
     assert len({own, *others, name_of(tmp_path, "gta-1")}) == 10
     for method, changes in (
         ("baseline", {}),
