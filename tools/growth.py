@@ -14,6 +14,7 @@ times are CPU seconds, so that other work on the machine counts little.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import resource
@@ -114,12 +115,17 @@ class Cost(NamedTuple):
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("cells", type=int, nargs="+", help="grids to measure, by their number of cells")
+    arguments = parser.parse_args()
     paper = read_params(ROOT / "configs/paper.yaml")
     hours = training(paper, json.loads((RESULTS / STEPS).read_text()))
     first = first_runs(paper)
     print(hours, first, sep="\n", flush=True)
     rows = []
-    for count in map(int, sys.argv[1:]):
+    for count in arguments.cells:
         for layout, files in SPLITS.items():
             with TemporaryDirectory() as folder, chdir(folder):
                 rows.append(measure(count, layout, files))

@@ -20,14 +20,12 @@ READY = ["tools.cluster.worker", "dvc.repo.index", "dvc.scm", "dvc.utils.stricty
 
 
 class _Worker(NamedTuple):
-    """Works on a task until its process is over, whatever becomes of the process of which it is a fork.
-
-    That one alone would tell its end, and so `fork` takes it for over as soon as that one is.
-    """
+    """A fork of the fork server, which may be killed while it works."""
 
     task: Task
     fork: BaseProcess
-    """Kept: a worker ends when this object is freed, as it does with the head."""
+    """Kept, as a worker ends when it is freed. What it tells is of no use: without the fork server, which
+    would report a worker's end, it takes each one for ended."""
     process: psutil.Process | None
     """None where it has not begun."""
 
@@ -73,7 +71,7 @@ class Local:
             args = (task.folder, self.environments[number])
             fork = self.forks.Process(target=serve, args=args, daemon=True)
             process = None
-            with suppress(EOFError, ConnectionError, psutil.NoSuchProcess):  # what it is a fork of was killed
+            with suppress(EOFError, ConnectionError, psutil.NoSuchProcess):  # the fork server was killed
                 fork.start()
                 process = psutil.Process(fork.pid)
             self.running[number] = _Worker(task, fork, process)
