@@ -5,8 +5,9 @@
 
 FOLDER: class folders of JPEGs, such as data/cub/images. The step is a plain one, under which a loader shows
 most. The others decode each image each epoch, in as many processes as there are cores, 8 at most; here images
-are decoded once before (`decoding once`, told apart) at --side. In turn, round after round, after a pass of
-each loader that starts its workers; medians of rates, and of the ratios that each round gives.
+are decoded once before (`decoding once`, told apart) at --side, and an epoch of a quarter of them and of half
+is timed too. In turn, round after round, after a pass of each loader that starts its workers; medians of
+rates, and of the ratios that each round gives.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ from gta.views import Crop
 SCALE, RATIO, FLIP = (0.08, 1.0), (3 / 4, 4 / 3), 0.5
 HALF = (0.5, 0.5, 0.5)
 STEP = "step alone"
+SHARES = (4, 2)
+"""One photo in so many, in whole batches, makes a smaller epoch."""
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
@@ -178,8 +181,17 @@ def main() -> None:
         ways |= {
             f"loader alone, {name}": partial(epoch, each, None, device) for name, each in loaders.items()
         }
-        for _ in range(2):  # compiled in the first, captured in the second one, the last batch too
-            epoch(loaders["here"], step, device)
+        whole_batches = [max(1, len(rows) // share // arguments.batch) for share in SHARES]
+        fewer = {
+            f"epoch, here, {count} of {len(rows)} photos": ours(
+                pixels, rows.iloc[:count], bench, arguments.workers
+            )
+            for count in (arguments.batch * batches for batches in whole_batches)
+        }
+        ways |= {name: partial(epoch, each, step, device) for name, each in fewer.items()}
+        for each in (loaders["here"], *fewer.values()):
+            for _ in range(2):  # compiled in the first, captured in the second one, the last batch too
+                epoch(each, step, device)
         for each in loaders.values():
             epoch(each, None, device)
         rates: dict[str, list[float]] = {name: [] for name in ways}

@@ -43,7 +43,10 @@ CLASSES, WEIGHT, TINY = 200, 0.1, 1e-30
 COUNTED: dict[Any, Any] = {
     torch.ops.mkldnn._linear_pointwise: lambda tokens, *_, out_shape, **__: (
         2 * math.prod(out_shape) * tokens[-1]
-    )
+    ),
+    torch.ops.aten._addmm_activation: lambda _, tokens, weight, *__, **___: (
+        2 * math.prod(tokens) * weight[-1]
+    ),
 }
 """Operators of `gta.kernels` that torch does not count."""
 LIKE = {"compiled", "launched"}
@@ -307,10 +310,8 @@ def main() -> None:
             count(variant)
     table = summary(found, float(np.median(rates)))
     facts = {
-        **{
-            name: getattr(arguments, name)
-            for name in ("model", "batch", "size", "precision", "rounds", "steps")
-        },
+        **{name: getattr(arguments, name) for name in ("model", "batch", "size", "rounds", "steps")},
+        "precision": "bf16" if takes_bf16(arguments.precision, device) else "fp32",
         "matrix TFLOP/s": round(float(np.median(rates)) / 1e12, 2),
         **machine(device),
     }

@@ -1,12 +1,13 @@
-"""Times one cell from its lists to its measures, and a sweep of six weights: here, and as six scripts.
+"""Times one cell from its lists to its measures, and sweeps of up to six weights: here, and as six scripts.
 
     python -m benchmarks.sweep                          # the demo's data, in params.yaml
     python -m benchmarks.sweep --params configs/photos.yaml
 
 In a temporary copy of the repository, whose data and source are made first and not timed. `a cell`: `dvc
-repro`, that is finetune, evaluate and aggregate of one weight and one seed, alone on the machine. `6 weights,
-here`: `make cluster` with as many local workers as cluster.yaml says. `6 scripts`: one after another
-benchmarks/script.py, which trains and measures accuracy alone. In turn, round after round; medians.
+repro`, that is finetune, evaluate and aggregate of one weight and one seed, alone on the machine. `2 weights,
+here` to `6 weights, here`: `make cluster` with as many local workers as cluster.yaml says. `6 scripts`: one
+after another benchmarks/script.py, which trains and measures accuracy alone. In turn, round after round;
+medians.
 """
 
 from __future__ import annotations
@@ -31,7 +32,11 @@ from gta.precision import pick_device
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = (0.01, 0.03, 0.1, 0.3, 1, 3)
+COUNTS = (2, 4, 6)
+"""How many of the weights a sweep has."""
 CELL = "a cell"
+SCRIPTS = f"{len(WEIGHTS)} scripts"
+SWEEPS = {f"{count} weights, here": count for count in COUNTS}
 
 
 def main() -> None:
@@ -50,14 +55,14 @@ def main() -> None:
         copy(project)
         methods = [f"gta-{weight:g}" for weight in WEIGHTS]
         ready(project, params | {"grid": grid | {"methods": methods}}, "pack", "split", "source", "leaks")
-        seconds: dict[str, list[float]] = {name: [] for name in (CELL, *sweeps())}
+        seconds: dict[str, list[float]] = {name: [] for name in (CELL, *SWEEPS, SCRIPTS)}
         for number in range(arguments.rounds):
             for name, values in seconds.items():
                 here = Path(folder, f"{name} {number}")
                 shutil.copytree(project, here, symlinks=True)
-                one = params | {"grid": grid | {"methods": methods[:1]}}
-                if name == CELL:
-                    ready(here, one, "check")
+                if name != SCRIPTS:
+                    count = SWEEPS.get(name, 1)
+                    ready(here, params | {"grid": grid | {"methods": methods[:count]}}, "check")
                 values.append(sum(timed(here, command) for command in commands(name, dataset, fraction)))
                 shutil.rmtree(here)
     table = pd.DataFrame(
@@ -81,16 +86,11 @@ def main() -> None:
     write(table, facts | machine(device), arguments.output / f"sweep-{dataset}-{suffix(device)}")
 
 
-def sweeps() -> tuple[str, str]:
-    """Rows of the table: all weights here, and as scripts."""
-    return f"{len(WEIGHTS)} weights, here", f"{len(WEIGHTS)} scripts"
-
-
 def commands(name: str, dataset: str, fraction: int) -> list[list[str]]:
     """What is run for a row of the table."""
     if name == CELL:
         return [["dvc", "repro"]]
-    if name == sweeps()[0]:
+    if name in SWEEPS:
         return [[sys.executable, "-m", "tools.cluster"]]
     lists = ["--train", f"data/{dataset}/train/{fraction}.csv", "--val", f"data/{dataset}/val.csv"]
     files = ["--data", f"data/{dataset}", *lists, "--source", "sources/source.safetensors"]

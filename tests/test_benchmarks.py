@@ -8,11 +8,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from repository import small_params
 from ruamel.yaml import YAML
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import epochs, scaling, step, sweep
+from gta.kernels import GeluProduct
 
 
 def test_every_way_of_a_step_is_timed(
@@ -33,6 +37,14 @@ def test_every_way_of_a_step_is_timed(
     assert "matrix TFLOP/s" in capsys.readouterr().out
 
 
+def test_a_product_and_its_gelu_count_as_the_product() -> None:
+    layer, tokens = nn.Linear(6, 5), torch.ones(2, 3, 6)
+    for module in (layer, GeluProduct(layer)):
+        with FlopCounterMode(display=False, custom_mapping=step.COUNTED) as counter, torch.no_grad():
+            module(tokens)
+        assert counter.get_total_flops() == 2 * 2 * 3 * 6 * 5
+
+
 def test_epochs_from_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     for name in ("a/1.jpg", "a/2.jpg", "b/3.jpg"):
@@ -49,6 +61,7 @@ def test_epochs_from_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert table["what"].tolist() == [
         "step alone",
         *(f"{what}, {way}" for what in ("epoch", "loader alone") for way in ways),
+        "epoch, here, 2 of 3 photos",
     ]
     assert table["of step alone"][0] == 1
     assert (table["images/s"] > 0).all()
@@ -74,11 +87,13 @@ def test_scaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_sweep_here_and_as_scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (tmp_path / "params.yaml").open("w") as stream:
         YAML().dump(small_params(), stream)
-    monkeypatch.setattr(sweep, "WEIGHTS", (0.1,))
+    monkeypatch.setattr(sweep, "WEIGHTS", (0.1, 0.3))
+    monkeypatch.setattr(sweep, "SWEEPS", {"2 weights, here": 2})
+    monkeypatch.setattr(sweep, "SCRIPTS", "2 scripts")
     options = f"--params {tmp_path / 'params.yaml'} --rounds 1 --output {tmp_path}"
     monkeypatch.setattr("sys.argv", ["sweep", *options.split()])
     sweep.main()
     table = pd.read_csv(tmp_path / "sweep-digits-cpu.csv")
-    assert table["what"].tolist() == ["a cell", "1 weights, here", "1 scripts"]
+    assert table["what"].tolist() == ["a cell", "2 weights, here", "2 scripts"]
     assert table["over a cell"][0] == 1
     assert (table["s"] > 0).all()
