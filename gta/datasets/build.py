@@ -37,6 +37,8 @@ LAYOUTS: dict[str, Callable[[Path], pd.DataFrame]] = {
 }
 """Reads the extracted archives, by `reader`."""
 
+NO_MASKS = "none.txt"
+"""Of a data set without masks, since DVC warns of an empty folder, each time it sees one."""
 ORIENTATION = ExifTags.Base.Orientation
 
 MaskCode = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
@@ -51,7 +53,7 @@ MASK_CODES: dict[str, MaskCode] = {
 
 
 def build(name: str, entry: Entry, downloads: Path, output: Path) -> None:
-    """Makes the folder `output`: images/, masks/ (empty where there are none) and index.csv.
+    """Makes the folder `output`: images/, masks/ (with NO_MASKS alone where there are none) and index.csv.
 
     name: the data set's; downloads: folder that keeps fetched archives, under `<name>/`. If anything
     fails, `output` is left as it was.
@@ -69,7 +71,9 @@ def build(name: str, entry: Entry, downloads: Path, output: Path) -> None:
                 listed = _read(entry, downloads / name, Path(root))
                 _check_counts(name, entry, listed)
                 index = _place(name, listed, entry, partial)
-                _check_labels(name, index)
+                _check_labels(name, entry, index)
+        if not index["mask"].any():
+            (partial / "masks" / NO_MASKS).write_text("This data set has no masks.\n")
         write_index(index, partial / "index.csv")
     logger.info("%s: %d images in %s", name, len(index), output)
 
@@ -110,11 +114,13 @@ def _check_counts(name: str, entry: Archives | Voc | Hub | Folder, index: pd.Dat
         raise InputError(f"{name}: {twice.iloc[0]}: expected each image once, found it twice")
 
 
-def _check_labels(name: str, index: pd.DataFrame) -> None:
-    """Raises InputError where labels and names do not pair up."""
+def _check_labels(name: str, entry: Archives | Voc | Hub | Folder, index: pd.DataFrame) -> None:
+    """Raises InputError where labels and names do not pair up, or there is nothing to tell apart."""
     labels = sorted(index[["label", "class"]].drop_duplicates()["label"])
     if labels != list(range(len(labels))):
         raise InputError(f"{name}: expected labels 0, 1, 2, ... with one class name each, got {labels[:5]}")
+    if len(labels) == 1 and not isinstance(entry, Voc):
+        raise InputError(f"{name}: expected two classes or more, got one, {index['class'].iloc[0]!r}")
 
 
 def _place(
@@ -141,7 +147,7 @@ def _place(
             if len(unreadable) > entry.skip_unreadable:
                 raise InputError(
                     f"download.{name}.skip_unreadable: expected at most {entry.skip_unreadable} unreadable "
-                    f"images, found {', '.join(unreadable)}: {reason}"
+                    f"images, found {len(unreadable)}: {', '.join(unreadable)}: {reason}"
                 ) from None
             logger.warning("%s: left out: %s", row["image"], reason)
             target.unlink()

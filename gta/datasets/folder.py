@@ -68,6 +68,10 @@ def _images(root: Path) -> dict[Path, Path]:
     }
     folders = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
     empty = sorted(folders - {path.parts[0] for path in images})
+    if not folders and files:
+        raise InputError(
+            f"{root}: expected a folder of images for each class, found {len(files)} files and no folder"
+        )
     if empty or not images:
         raise InputError(
             f"{Path(root, *empty[:1])}: expected images ({', '.join(sorted(IMAGES))}), found none"
