@@ -7,6 +7,7 @@ import pickle
 import re
 import sys
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -24,6 +25,10 @@ from gta.models import Card, create_timm
 
 if TYPE_CHECKING:
     from gta.params.source import Source
+
+
+LONGEST = 300
+"""Characters of torch's list of tensors that do not fit."""
 
 
 def from_mocov3(state: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -77,7 +82,7 @@ def convert(settings: Source, downloads: Path) -> tuple[dict[str, Tensor], Card]
     own = create_timm(settings.model, _size(settings), pool=None, pretrained=path is None, **options)
     model, adapted = reading_cls(own, settings)
     if path is not None:
-        _load_strictly(own, path, settings.layout)
+        _load_strictly(own, path, settings)
         _check_heads(model, path)
     if adapted:
         _move_norm(own.state_dict(), model, settings.model)
@@ -222,7 +227,7 @@ def _check_heads(model: Any, path: Path) -> None:
         )
 
 
-def _load_strictly(model: nn.Module, path: Path, layout: str) -> None:
+def _load_strictly(model: nn.Module, path: Path, settings: Source) -> None:
     state: dict[str, Any]
     try:
         if path.suffix == ".safetensors":
@@ -244,8 +249,8 @@ def _load_strictly(model: nn.Module, path: Path, layout: str) -> None:
             f"params.yaml: source.weights: {path}: expected tensors by name, or `state_dict` or `model` that "
             f"holds them; found {found or 'nothing'}"
         )
-    if layout != "timm":
-        state = LAYOUTS[layout](state, path)
+    if settings.layout != "timm":
+        state = LAYOUTS[settings.layout](state, path)
     convert_keys = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert_keys is not None:  # timm's own: old names of keys, position embeddings of another size
         state = convert_keys(state, model)
@@ -254,7 +259,9 @@ def _load_strictly(model: nn.Module, path: Path, layout: str) -> None:
             {name: value.float() if isinstance(value, Tensor) else value for name, value in state.items()}
         )
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
+        reason, *others = str(error).splitlines()[1:]
+        more = f"; {len(others)} more such lines" if others else ""
         raise InputError(
-            f"params.yaml: source.weights: {path}: does not fit {type(model).__name__}: {reason}"
+            f"params.yaml: source.weights: {path}: does not fit {settings.model}: "
+            f"{shorten(reason, LONGEST)}{more}"
         ) from None

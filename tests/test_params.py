@@ -91,7 +91,7 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("grid.fractions", [15, 15], r"grid\.fractions: expected each value once"),
     ("grid.methods", ["gtaa-0.1"], r"grid\.methods\.0: .*one of: gta.*got 'gtaa-0\.1'"),
     ("grid.methods", ["gta"], r"grid\.methods\.0: .*a weight such as 'gta-0\.1'"),
-    ("grid.methods", ["gta--1"], r"grid\.methods\.0: .*finite weight >= 0, got '-1'"),
+    ("grid.methods", ["gta--1"], r"grid\.methods\.0: .*finite weight >= 0, got '-1'$"),
     ("grid.methods", ["gta-inf"], r"grid\.methods\.0: .*finite weight"),
     ("grid.methods", ["gta-0.1", "gta-0.10"], r"grid\.methods: .*which are one"),
     ("grid.seeds", [], r"grid\.seeds: .*at least 1"),

@@ -75,6 +75,8 @@ def _line(section: type[Section], keys: tuple[str, ...], error: Any) -> str:
         return f"{key}: missing"
     message = str(error["msg"]).removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
+    if ", got " in message:
+        return f"{key}: {message}"
     value = repr(error["input"])
     return f"{key}: {message}, got {value if len(value) <= LONGEST else value[:LONGEST] + '...'}"
 
