@@ -105,6 +105,7 @@ def train(run: Run, checkpoint: Path) -> Trained:
         done = len(history) * len(run.loader)
         title = f"{run.method.name}, seed {run.seed}"
         hidden = True if rank() else None  # None: where nobody looks
+        log.info(f"{title}: {run.epochs} epochs of {len(run.loader)} steps{_why(run)}")
         bar = contexts.enter_context(tqdm(None, title, run.steps, initial=done, unit="step", disable=hidden))
         contexts.enter_context(logging_redirect_tqdm())
         for epoch in range(len(history), run.epochs):
@@ -123,6 +124,14 @@ def train(run: Run, checkpoint: Path) -> Trained:
                 sys.exit(warning.STATUS)
         cost = _spent(run, before, started)
     return Trained(pd.DataFrame(history), cost)
+
+
+def _why(run: Run) -> str:
+    """Of more epochs than `epochs`."""
+    settings = run.settings
+    if run.epochs == settings.epochs:
+        return ""
+    return f", more than finetune.epochs, {settings.epochs}, to make finetune.min_steps, {settings.min_steps}"
 
 
 def _attach(run: Run, contexts: ExitStack) -> LogitRecorder | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from itertools import product
 from pathlib import Path
@@ -21,6 +22,8 @@ from gta.params.segment import Segment
 from gta.parts import FOLDERS, PARTS, Files, Study
 from gta.report import Section, Table
 from gta.segment_tables import read_segments
+
+log = logging.getLogger(__name__)
 
 PARTIAL = "partial.txt"
 """Names what is missing, in a folder that holds a part of the grid alone."""
@@ -75,6 +78,7 @@ def main() -> None:
         print("\n".join(f"missing: {name}" for name in names) or "nothing is missing", file=sys.stderr)
         files[PARTIAL] = "".join(f"{name}\n" for name in names).encode()
     write(files, arguments.output)
+    log.info(f"the table is {arguments.output / 'table.md'}, everything {arguments.output / 'report.html'}")
 
 
 def check_output(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import shutil
 from itertools import product
 from pathlib import Path
@@ -25,6 +26,8 @@ from gta.params.grid import Grid
 from gta.params.section import load
 from gta.pixels import Pixels
 from gta.precision import make_deterministic, pick_device
+
+log = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -96,12 +99,14 @@ def main() -> None:
             np.savez_compressed(folder / "maps.npz", **seen_maps)
             known: dict[str, Any] = {name: batch[name].numpy() for name in ("image", *REGIONS)}
             np.savez_compressed(folder / "views.npz", **known)
-        write(pd.DataFrame(rows), folder / "seeds.csv")
+        write(measures := pd.DataFrame(rows), folder / "seeds.csv")
         write(pd.concat(predictions), folder / "predictions.csv")
         write(pd.concat(of_test, names=["model"]).reset_index("model"), folder / "layers.csv")
         write(class_names(lists["train"], lists["test"]), folder / "classes.csv")
         # handed on, so that what is shown of a cell needs none of its weights
         shutil.copyfile(arguments.weights / "history.csv", folder / "history.csv")
+    right = measures.groupby("split")["top1"].mean()["test"]
+    log.info(f"{arguments.method}: {right:.1%} of {len(lists['test'])} test images are told right")
 
 
 def pictured(test: pd.DataFrame, count: int) -> pd.DataFrame:

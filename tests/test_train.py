@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 from pathlib import Path
 
@@ -117,9 +118,15 @@ def test_the_loss_falls_and_the_history_adds_up(tmp_path: Path) -> None:
     )
 
 
-def test_small_sets_go_on_until_min_steps(tmp_path: Path) -> None:
-    assert training(tmp_path, epochs=2, min_steps=7).epochs == 3  # three steps an epoch
+def test_small_sets_go_on_until_min_steps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     assert training(tmp_path, epochs=5, min_steps=7).epochs == 5
+    run = training(tmp_path, epochs=2, min_steps=7)
+    assert run.epochs == 3  # three steps an epoch
+    train(run, tmp_path / "checkpoint.pt")
+    assert caplog.messages[0] == (
+        "baseline, seed 0: 3 epochs of 3 steps, more than finetune.epochs, 2, to make finetune.min_steps, 7"
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
