@@ -37,7 +37,7 @@ from benchmarks.step import Batch, Bench, Variant, plain
 from gta.batches import TrainImages, train_loader
 from gta.models import Card, normalise
 from gta.pixels import Pixels, pack
-from gta.precision import can_compile, pick_device
+from gta.precision import can_compile, pick_device, takes_bf16
 from gta.views import Crop
 
 SCALE, RATIO, FLIP = (0.08, 1.0), (3 / 4, 4 / 3), 0.5
@@ -211,9 +211,9 @@ def main() -> None:
     )
     facts = {
         **{
-            name: getattr(arguments, name)
-            for name in ("model", "batch", "size", "side", "precision", "compile", "rounds")
+            name: getattr(arguments, name) for name in ("model", "batch", "size", "side", "compile", "rounds")
         },
+        "precision": "bf16" if takes_bf16(arguments.precision, device) else "fp32",
         "photos": arguments.photos.name,
         "images": len(rows),
         "megapixels each": round(float(np.mean(megapixels)), 3),

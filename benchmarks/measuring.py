@@ -77,8 +77,9 @@ def matrix_rate(device: torch.device) -> float:
 def machine(device: torch.device) -> dict[str, Any]:
     """Hardware and versions, for every result."""
     host = {} if device.type == "cpu" else {"host": f"{processor()}, {os.cpu_count()} threads"}
-    packages = {name: version(name) for name in ("torch", "torchvision", "timm", "transformers")}
-    return {"device": described(device), **host, "python": platform.python_version(), **packages}
+    packages = {name: version(name) for name in ("torchvision", "timm", "transformers")}
+    versions = {"python": platform.python_version(), "torch": torch.__version__, **packages}
+    return {"device": described(device), **host, **versions}
 
 
 def suffix(device: torch.device) -> str:
