@@ -44,7 +44,7 @@ SCALE, RATIO, FLIP = (0.08, 1.0), (3 / 4, 4 / 3), 0.5
 HALF = (0.5, 0.5, 0.5)
 STEP = "step alone"
 SHARES = (4, 2)
-"""One photo in so many, in whole batches, makes a smaller epoch."""
+"""What the number of photos is divided by for smaller epochs, of whole batches."""
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
