@@ -37,7 +37,7 @@ from benchmarks.step import Batch, Bench, Variant, plain
 from gta.batches import TrainImages, train_loader
 from gta.models import Card, normalise
 from gta.pixels import Pixels, pack
-from gta.precision import can_compile, pick_device, takes_bf16
+from gta.precision import can_compile, pick_device
 from gta.views import Crop
 
 SCALE, RATIO, FLIP = (0.08, 1.0), (3 / 4, 4 / 3), 0.5
@@ -181,18 +181,17 @@ def main() -> None:
         ways |= {
             f"loader alone, {name}": partial(epoch, each, None, device) for name, each in loaders.items()
         }
-        whole_batches = [max(1, len(rows) // share // arguments.batch) for share in SHARES]
+        counts = [arguments.batch * max(1, len(rows) // share // arguments.batch) for share in SHARES]
         fewer = {
             f"epoch, here, {count} of {len(rows)} photos": ours(
                 pixels, rows.iloc[:count], bench, arguments.workers
             )
-            for count in (arguments.batch * batches for batches in whole_batches)
+            for count in counts
         }
         ways |= {name: partial(epoch, each, step, device) for name, each in fewer.items()}
-        for each in (loaders["here"], *fewer.values()):
-            for _ in range(2):  # compiled in the first, captured in the second one, the last batch too
-                epoch(each, step, device)
-        for each in loaders.values():
+        for _ in range(2):  # compiled in the first, captured in the second one, the last batch too
+            epoch(loaders["here"], step, device)
+        for each in (*loaders.values(), *fewer.values()):
             epoch(each, None, device)
         rates: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(arguments.rounds):
@@ -213,7 +212,7 @@ def main() -> None:
         **{
             name: getattr(arguments, name) for name in ("model", "batch", "size", "side", "compile", "rounds")
         },
-        "precision": "bf16" if takes_bf16(arguments.precision, device) else "fp32",
+        "precision": bench.computes_in,
         "photos": arguments.photos.name,
         "images": len(rows),
         "megapixels each": round(float(np.mean(megapixels)), 3),

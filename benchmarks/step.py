@@ -76,6 +76,11 @@ class Bench:
     depth: int | None = None
     """Blocks; None: as many as the model has."""
 
+    @property
+    def computes_in(self) -> str:
+        """What the precision means on the device."""
+        return "bf16" if takes_bf16(self.precision, self.device) else "fp32"
+
     def build(self, chosen: bool = True) -> Any:
         """timm's model, on the device; the same weights each time. chosen: with the kernels that stage
         `finetune` chooses, instead of timm's own."""
@@ -311,7 +316,7 @@ def main() -> None:
     table = summary(found, float(np.median(rates)))
     facts = {
         **{name: getattr(arguments, name) for name in ("model", "batch", "size", "rounds", "steps")},
-        "precision": "bf16" if takes_bf16(arguments.precision, device) else "fp32",
+        "precision": bench.computes_in,
         "matrix TFLOP/s": round(float(np.median(rates)) / 1e12, 2),
         **machine(device),
     }

@@ -126,6 +126,8 @@ def test_other_files_are_copied(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "labels.mat").read_bytes() == b"MATLAB"
 
 
+OUTSIDE = "/tmp/outside-of-gta"
+"""Where nothing else writes."""
 BAD: dict[str, tuple[str, bytes, str]] = {
     "empty file": ("a.tgz", b"", "not an archive"),
     "HTML page": ("a.tgz", b"<html>moved</html>" * 50, "not an archive"),
@@ -144,16 +146,8 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "parent folder": ("a.tgz", gzip.compress(tar_of(("../x", b"1"))), "outside"),
     "parent folder within": ("a.tar", tar_of(("birds/../../x", b"1")), "outside"),
     "parent folder in a zip": ("a.zip", zip_of(("../x", b"1")), "'../x' would lie outside"),
-    "absolute path": (
-        "a.tar",
-        tar_of(("/tmp/outside-of-gta", b"1")),
-        "'/tmp/outside-of-gta' would lie outside",
-    ),
-    "absolute path in a zip": (
-        "a.zip",
-        zip_of(("/tmp/outside-of-gta", b"1")),
-        "'/tmp/outside-of-gta' would lie outside",
-    ),
+    "absolute path": ("a.tar", tar_of((OUTSIDE, b"1")), f"'{OUTSIDE}' would lie outside"),
+    "absolute path in a zip": ("a.zip", zip_of((OUTSIDE, b"1")), f"'{OUTSIDE}' would lie outside"),
     "backslashes": ("a.zip", zip_of(("..\\x", b"1")), "would lie outside"),
     "symbolic link out": ("a.tar", tar_of(special(tarfile.SYMTYPE, "../../etc")), "'birds/x' is a link"),
     "hard link out": ("a.tar", tar_of(special(tarfile.LNKTYPE, "/etc/passwd")), "'birds/x' is a link"),
@@ -198,7 +192,7 @@ def test_refuses(tmp_path: Path, case: str) -> None:
     assert str(error.value).startswith(f"{tmp_path / name}: ")
     assert fault in str(error.value)
     assert "\n" not in str(error.value)
-    assert not Path("/tmp/outside-of-gta").exists()
+    assert not Path(OUTSIDE).exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "deep"])
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
     assert not any(path.is_symlink() for path in folder.rglob("*"))

@@ -143,7 +143,7 @@ def test_two_processes_that_stopped_go_on_to_the_same_bits(two: tuple[dict[str, 
 def test_a_process_that_fails_ends_all_with_its_one_line(two: tuple[dict[str, Any], str]) -> None:
     said = two[1].splitlines()
     assert said[-1] == "error: process 1 has failed"
-    first = ("seed 0 epoch ", ": 2 epochs of ", "goes on after epoch")
+    first = (" seed 0 epoch ", ": 2 epochs of ", "goes on after epoch")
     assert all(any(words in line for words in first) for line in said[:-1]), two[1]
 
 

@@ -321,7 +321,7 @@ def test_twelve_heads_where_six_are_asked_for() -> None:
     small = timm.create_model("vit_small_patch16_224", img_size=32, num_classes=0, num_heads=12)
     state = small.state_dict()
     torch.save({f"module.base_encoder.{key}": value for key, value in state.items()}, "moco.pth")
-    with pytest.raises(InputError, match=r"moco\.pth: does not fit vit_"):
+    with pytest.raises(InputError, match=r"moco\.pth: does not fit vit_small_patch16_224: "):
         convert(source("moco.pth", model="vit_small_patch16_224"), Path())
     card = replace(CARD, model="vit_small_patch16_224", options={"num_classes": 0, "num_heads": 12})
     write_weights(Path("own.safetensors"), state, card)

@@ -92,7 +92,7 @@ def damage(state: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("missing", r"does not fit vit_.*Missing.*blocks\.3\.mlp\.fc1\.bias"),
+        ("missing", r"does not fit vit_tiny_patch16_224: Missing.*blocks\.3\.mlp\.fc1\.bias"),
         ("extra", r"does not fit.*Unexpected.*blocks\.12\.norm1\.bias"),
         ("shape", r"does not fit.*size mismatch for norm\.bias"),
         ("nan", r"norm\.bias holds values that are not finite"),
